@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const adminUsage = `usage: taskflow admin <action> [flags]
+
+actions:
+  create-user    -email E [-first-name F] [-last-name L] [-role member|manager|admin]
+  set-role       -email E -role member|manager|admin
+  reset-password -email E    (ends all sessions of the account)
+
+A password is read from the first line of standard input; an empty line makes one and prints it.
+DATABASE_URL names the database; with dev mode running it is printed in DATA_DIR/database_url.
+`
+
+// runAdmin changes accounts from the command line, for whoever may read the database's password.
+func runAdmin(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if len(args) == 0 || args[0] == "-h" || args[0] == "help" {
+		fmt.Fprint(stderr, adminUsage)
+		return flag.ErrHelp
+	}
+	action := args[0]
+	flags := flag.NewFlagSet("taskflow admin "+action, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	email := flags.String("email", "", "address of the account")
+	first := flags.String("first-name", "New", "first name")
+	last := flags.String("last-name", "User", "last name")
+	role := flags.String("role", "member", "member, manager or admin")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	cfg, err := loadConfig("admin", nil, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	s, err := newAdminServer(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer s.db.pool.Close()
+	switch action {
+	case "create-user":
+		password, err := readPassword(stdin, stdout)
+		if err != nil {
+			return err
+		}
+		err = s.adminCreateUser(ctx, newAccount{Email: *email, Password: password, FirstName: *first, LastName: *last}, globalRole(*role))
+		return said(stdout, err, "account made: "+*email)
+	case "set-role":
+		return said(stdout, s.adminSetRole(ctx, *email, globalRole(*role)), *email+" is now "+*role)
+	case "reset-password":
+		password, err := readPassword(stdin, stdout)
+		if err != nil {
+			return err
+		}
+		return said(stdout, s.adminSetPassword(ctx, *email, password), "password set; all sessions of "+*email+" have ended")
+	}
+	return fmt.Errorf("unknown action %q; see taskflow admin", action)
+}
+
+// newAdminServer is a server with a database and nothing else.
+func newAdminServer(ctx context.Context, cfg config) (*server, error) {
+	db, err := openDatabase(ctx, string(cfg.databaseURL), 1)
+	if err != nil {
+		return nil, err
+	}
+	return &server{config: cfg, db: db, log: slog.New(slog.DiscardHandler), hashing: make(chan struct{}, 1)}, nil
+}
+
+func said(w io.Writer, err error, message string) error {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return fmt.Errorf("%s %s", p.Title, p.Detail)
+	}
+	if err == nil {
+		fmt.Fprintln(w, message)
+	}
+	return err
+}
+
+// readPassword takes one line; an empty one makes a password and shows it.
+func readPassword(stdin io.Reader, stdout io.Writer) (string, error) {
+	line, err := bufio.NewReader(stdin).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", fmt.Errorf("read the password: %w", err)
+	}
+	if password := strings.TrimRight(line, "\r\n"); password != "" {
+		return password, nil
+	}
+	password := randomToken()[:20]
+	fmt.Fprintln(stdout, "password:", password)
+	return password, nil
+}
+
+// adminCreateUser makes an account whatever REGISTRATION says.
+func (s *server) adminCreateUser(ctx context.Context, in newAccount, role globalRole) error {
+	errs := in.invalid()
+	var f fields
+	f.oneOf("role", string(role), string(globalMember), string(globalManager), string(globalAdmin))
+	if errs = append(errs, f.errs...); len(errs) > 0 {
+		return invalid(errs...)
+	}
+	hash, err := s.hashPassword(ctx, in.Password)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	queueAccount(b, newUUID(), in, hash, role)
+	return s.db.send(ctx, b)
+}
+
+// adminSetRole changes an account's global role; the last admin stays.
+func (s *server) adminSetRole(ctx context.Context, email string, role globalRole) error {
+	patch := userPatch{Role: optional[string]{set: true, value: string(role)}}
+	if errs := patch.invalid(); len(errs) > 0 {
+		return invalid(errs...)
+	}
+	id, err := s.accountID(ctx, email)
+	if err != nil {
+		return err
+	}
+	_, err = s.patchUser(ctx, nil, id, patch, nil)
+	return err
+}
+
+const adminPasswordSQL = `
+	WITH u AS (
+		UPDATE users SET password_hash = $2, version = version + 1, updated_at = clock_timestamp() WHERE id = $1 RETURNING id)
+	SELECT log_account_change(id, NULL, 'user.password_changed', id, '{}') FROM u`
+
+// adminSetPassword sets a password and ends the account's sessions.
+func (s *server) adminSetPassword(ctx context.Context, email, password string) error {
+	var f fields
+	f.text("password", password, minPassword, maxPassword, false)
+	if len(f.errs) > 0 {
+		return invalid(f.errs...)
+	}
+	id, err := s.accountID(ctx, email)
+	if err != nil {
+		return err
+	}
+	hash, err := s.hashPassword(ctx, password)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	b.Queue(adminPasswordSQL, id, hash)
+	b.Queue(revokeSessionsSQL, id, nil, nil)
+	return s.db.send(ctx, b)
+}
+
+func (s *server) accountID(ctx context.Context, email string) (uuid, error) {
+	found, err := queryAll[storedPassword](ctx, s.db, passwordByEmailSQL, canonicalEmail(email))
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("no account has the address %q", email)
+	}
+	if err != nil {
+		return uuid{}, err
+	}
+	return found[0].ID, nil
+}
+
+// runHealthcheck asks a running service on this machine whether it lives, for container runtimes.
+func runHealthcheck(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
+	cfg, err := loadConfig("dev", args, func(name string) string { // the address is all that matters here
+		if name == "LISTEN_ADDR" {
+			return getenv(name)
+		}
+		return ""
+	}, stderr)
+	if err != nil {
+		return err
+	}
+	host, port, err := net.SplitHostPort(cfg.listenAddr)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	client := http.Client{Timeout: 3 * time.Second}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/health", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("health check: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("health check: the service answered %s", resp.Status)
+	}
+	return nil
+}

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/crypto/bcrypt"
+)
+
+const (
+	minPassword     = 8   // characters
+	maxPassword     = 128 // characters
+	maxUserAgent    = 200 // bytes kept of a session's User-Agent
+	refreshGrace    = 10 * time.Second
+	hashingPatience = 5 * time.Second // waiting for a slot to hash a password
+)
+
+// session is what register, login and refresh answer.
+type session struct {
+	User         *account `json:"user,omitempty"`
+	AccessToken  string   `json:"accessToken"`
+	RefreshToken string   `json:"refreshToken"`
+	ExpiresIn    int64    `json:"expiresIn"` // seconds the access token lives
+	TokenType    string   `json:"tokenType"` // Bearer
+}
+
+// newAccount is the body of POST /auth/register.
+type newAccount struct {
+	Email     string `json:"email"`
+	Password  string `json:"password"`
+	FirstName string `json:"firstName"`
+	LastName  string `json:"lastName"`
+}
+
+func (in newAccount) invalid() []fieldError {
+	var f fields
+	f.email("email", in.Email)
+	f.text("firstName", in.FirstName, 1, maxName, false)
+	f.text("lastName", in.LastName, 1, maxName, false)
+	f.text("password", in.Password, minPassword, maxPassword, false)
+	return f.errs
+}
+
+// handleRegister makes an account and signs it in.
+func (s *server) handleRegister(w http.ResponseWriter, r *http.Request) error {
+	in, err := decode[newAccount](w, r)
+	if err != nil {
+		return err
+	}
+	hash, err := s.hashPassword(r.Context(), in.Password)
+	if err != nil {
+		return err
+	}
+	id := newUUID()
+	b := &pgx.Batch{}
+	b.Queue(registrationSQL, canonicalEmail(in.Email), s.config.registration)
+	queueAccount(b, id, in, hash, "")
+	out := s.queueSession(b, r, id)
+	b.Queue(accountByIDSQL, id)
+	user, err := sendOne[account](r.Context(), s.db, b)
+	if err != nil {
+		return err
+	}
+	out.User = &user
+	w.Header().Set("Location", "/api/v1/me")
+	return writeJSON(w, http.StatusCreated, out)
+}
+
+// registrationSQL refuses a registration that the setting does not allow. The first account of an
+// empty installation is always allowed, and only one request at a time may be it.
+const registrationSQL = `
+	SELECT pg_advisory_xact_lock(7227301656) WHERE NOT EXISTS (SELECT FROM users)
+	UNION ALL
+	SELECT refuse('registration_closed') WHERE $2 <> 'open' AND EXISTS (SELECT FROM users)
+		AND NOT ($2 = 'invite' AND EXISTS (SELECT FROM invitations WHERE email = $1 AND expires_at > now()))`
+
+// insertAccountSQL makes the first account an admin unless a role is given.
+const insertAccountSQL = `
+	WITH u AS (
+		INSERT INTO users (id, email, password_hash, first_name, last_name, role)
+		SELECT $1, $2, $3, $4, $5, CASE WHEN $6 <> '' THEN $6::global_role
+			WHEN EXISTS (SELECT FROM users) THEN 'member' ELSE 'admin' END
+		RETURNING *)
+	SELECT log_account_change(u.id, u.id, 'user.registered', u.id, changes('{}', user_fields(u))) FROM u`
+
+// queueAccount adds to a batch the statement that makes an account.
+func queueAccount(b *pgx.Batch, id uuid, in newAccount, hash string, role globalRole) {
+	b.Queue(insertAccountSQL, id, canonicalEmail(in.Email), hash, in.FirstName, in.LastName, string(role))
+}
+
+// credentials is the body of POST /auth/login.
+type credentials struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
+}
+
+func (in credentials) invalid() []fieldError {
+	var f fields
+	f.text("email", in.Email, 1, maxEmail, false)
+	f.text("password", in.Password, 1, maxPassword, false)
+	return f.errs
+}
+
+// storedPassword is what sign-in needs to know of an account.
+type storedPassword struct {
+	ID           uuid
+	PasswordHash string
+	IsActive     bool
+}
+
+const passwordByEmailSQL = `SELECT id, password_hash, is_active FROM users WHERE email = $1`
+
+// handleLogin starts a session. An unknown address, a wrong password and a deactivated account get
+// the same answer after the same work.
+func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
+	in, err := decode[credentials](w, r)
+	if err != nil {
+		return err
+	}
+	found, err := queryAll[storedPassword](r.Context(), s.db, passwordByEmailSQL, canonicalEmail(in.Email))
+	if err != nil {
+		return err
+	}
+	var stored storedPassword
+	if len(found) == 1 {
+		stored = found[0]
+	}
+	right, err := s.checkPassword(r.Context(), stored.PasswordHash, in.Password)
+	if err != nil {
+		return err
+	}
+	if !right || !stored.IsActive {
+		return newProblem("invalid_credentials", "")
+	}
+	b := &pgx.Batch{}
+	out := s.queueSession(b, r, stored.ID)
+	b.Queue(accountByIDSQL, stored.ID)
+	user, err := sendOne[account](r.Context(), s.db, b)
+	if err != nil {
+		return err
+	}
+	out.User = &user
+	return writeJSON(w, http.StatusOK, out)
+}
+
+const (
+	insertSessionSQL = `
+	WITH s AS (
+		INSERT INTO sessions (id, user_id, user_agent, ip, expires_at)
+		VALUES ($1, $2, $3, $4, clock_timestamp() + $5::interval) RETURNING id, user_id)
+	SELECT log_account_change(user_id, user_id, 'session.started', id, '{}') FROM s`
+	insertRefreshSQL = `INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`
+)
+
+// queueSession adds to a batch the statements that start a session, and returns its tokens.
+func (s *server) queueSession(b *pgx.Batch, r *http.Request, user uuid) session {
+	id, token := newUUID(), randomToken()
+	agent := strings.ToValidUTF8(r.UserAgent(), "?")
+	if len(agent) > maxUserAgent {
+		agent = strings.ToValidUTF8(agent[:maxUserAgent], "")
+	}
+	b.Queue(insertSessionSQL, id, user, printable(agent), clientIP(r), s.config.refreshTTL)
+	b.Queue(insertRefreshSQL, tokenHash(token), id)
+	return s.tokens(user, id, token)
+}
+
+func (s *server) tokens(user, id uuid, refresh string) session {
+	return session{
+		AccessToken: s.keys.accessToken(user, id, s.config.accessTTL), RefreshToken: refresh,
+		ExpiresIn: int64(s.config.accessTTL.Seconds()), TokenType: "Bearer",
+	}
+}
+
+// randomToken is 256 bits that nobody can guess.
+func randomToken() string {
+	var raw [32]byte
+	rand.Read(raw[:])
+	return base64.RawURLEncoding.EncodeToString(raw[:])
+}
+
+// tokenHash is what the database keeps of a token, so that reading it gives nobody a token.
+func tokenHash(token string) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return sum[:]
+}
+
+// refreshBody is the body of POST /auth/refresh.
+type refreshBody struct {
+	RefreshToken string `json:"refreshToken"`
+}
+
+func (in refreshBody) invalid() []fieldError {
+	var f fields
+	f.text("refreshToken", in.RefreshToken, 1, 100, false)
+	return f.errs
+}
+
+// refreshState is a refresh token with its session, locked.
+type refreshState struct {
+	SessionID uuid
+	UserID    uuid
+	Alive     bool // session and account may go on
+	Used      bool
+	Recently  bool // used within refreshGrace
+	Spare     bool // its successor has not been used
+}
+
+const (
+	refreshStateSQL = `
+	SELECT s.id AS session_id, s.user_id, s.revoked_at IS NULL AND s.expires_at > clock_timestamp() AND u.is_active AS alive,
+		t.used_at IS NOT NULL AS used, coalesce(t.used_at > clock_timestamp() - $3::interval, false) AS recently,
+		EXISTS (SELECT FROM refresh_tokens n WHERE n.hash = $2 AND n.used_at IS NULL) AS spare
+	FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id JOIN users u ON u.id = s.user_id
+	WHERE t.hash = $1 FOR UPDATE OF s`
+	useRefreshSQL = `
+	WITH t AS (UPDATE refresh_tokens SET used_at = clock_timestamp() WHERE hash = $1)
+	UPDATE sessions SET last_used_at = clock_timestamp() WHERE id = $2`
+	revokeSessionSQL = `
+	WITH s AS (UPDATE sessions SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL RETURNING id, user_id)
+	SELECT log_account_change(user_id, $2, $3, id, '{}') FROM s`
+)
+
+// handleRefresh trades a refresh token for a new pair (RFC 9700, section 4.14). A token works once.
+// Its successor is derived from it, so a client that lost the answer may ask again within
+// refreshGrace and gets the same one. A token that comes back later, or after its successor was
+// used, is in two hands: the session ends.
+func (s *server) handleRefresh(w http.ResponseWriter, r *http.Request) error {
+	in, err := decode[refreshBody](w, r)
+	if err != nil {
+		return err
+	}
+	old := tokenHash(in.RefreshToken)
+	next := base64.RawURLEncoding.EncodeToString(sum256(derive(s.keys.secrets[0], "refresh"), in.RefreshToken))
+	var state refreshState
+	var valid bool
+	err = s.db.inTx(r.Context(), func(tx pgx.Tx) error {
+		valid = false
+		// The second look is under the session's lock, so it sees what a rival just did.
+		for range 2 {
+			rows, err := tx.Query(r.Context(), refreshStateSQL, old, tokenHash(next), refreshGrace)
+			if err != nil {
+				return err
+			}
+			if state, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[refreshState]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case !state.Alive:
+			return nil
+		case !state.Used:
+			valid = true
+			b := &pgx.Batch{}
+			b.Queue(useRefreshSQL, old, state.SessionID)
+			b.Queue(insertRefreshSQL, tokenHash(next), state.SessionID)
+			return tx.SendBatch(r.Context(), b).Close()
+		case state.Recently && state.Spare:
+			valid = true
+			return nil
+		}
+		_, err := tx.Exec(r.Context(), revokeSessionSQL, state.SessionID, state.UserID, "session.reuse_detected")
+		return err
+	})
+	if p, ok := err.(*problem); ok && p.Code == "not_found" || err == nil && !valid {
+		return newProblem("invalid_refresh_token", "")
+	}
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, s.tokens(state.UserID, state.SessionID, next))
+}
+
+// handleLogout ends the session of the token that asks.
+func (s *server) handleLogout(w http.ResponseWriter, r *http.Request) error {
+	c := callerOf(r.Context())
+	b := &pgx.Batch{}
+	b.Queue(revokeSessionSQL, c.Session, c.ID, "session.ended")
+	if err := s.db.send(r.Context(), b); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+const callerSQL = `
+	SELECT u.id, s.id AS session_id, u.role, u.timezone
+	FROM sessions s JOIN users u ON u.id = s.user_id
+	WHERE s.id = $1 AND s.user_id = $2 AND s.revoked_at IS NULL AND s.expires_at > now() AND u.is_active`
+
+// authenticate finds who makes a request by its bearer token (RFC 6750). The session and the
+// account are looked up each time, so an ended session or a deactivated account is out at once.
+func (s *server) authenticate(r *http.Request) (caller, error) {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" || len(r.Header.Values("Authorization")) != 1 {
+		return caller{}, newProblem("unauthenticated", "")
+	}
+	c, err := s.keys.verifyAccess(token)
+	if err != nil {
+		return caller{}, newProblem("unauthenticated", "The access token is not valid or has expired.")
+	}
+	who, err := queryOne[caller](r.Context(), s.db, callerSQL, c.Session, c.Subject)
+	if p, ok := err.(*problem); ok && p.Code == "not_found" {
+		return caller{}, newProblem("unauthenticated", "The session has ended.")
+	}
+	return who, err
+}
+
+// passwordKey keeps our password digests apart from anybody else's SHA-384 lists. It is no secret
+// and must never change. It is not derived from JWT_SECRET, so that secret can be replaced.
+const passwordKey = "taskflow/password/v1"
+
+// passwordDigest is the password in 64 characters without NUL, because bcrypt stops at NUL and
+// ignores what comes after 72 bytes.
+func passwordDigest(password string) []byte {
+	h := hmac.New(sha512.New384, []byte(passwordKey))
+	h.Write([]byte(password))
+	return []byte(base64.StdEncoding.EncodeToString(h.Sum(nil)))
+}
+
+// hashPassword is slow on purpose; see hashSlot.
+func (s *server) hashPassword(ctx context.Context, password string) (string, error) {
+	if err := s.hashSlot(ctx); err != nil {
+		return "", err
+	}
+	defer func() { <-s.hashing }()
+	hash, err := bcrypt.GenerateFromPassword(passwordDigest(password), s.config.bcryptCost)
+	return string(hash), err
+}
+
+// checkPassword compares a password with a hash. An empty hash, of an account that does not exist,
+// takes as long and never matches.
+func (s *server) checkPassword(ctx context.Context, hash, password string) (bool, error) {
+	if hash == "" {
+		_, err := s.hashPassword(ctx, password)
+		return false, err
+	}
+	if err := s.hashSlot(ctx); err != nil {
+		return false, err
+	}
+	defer func() { <-s.hashing }()
+	return bcrypt.CompareHashAndPassword([]byte(hash), passwordDigest(password)) == nil, nil
+}
+
+// hashSlot waits for one of the few slots in which passwords are hashed, so that many sign-ins at
+// once cannot take every processor from the rest.
+func (s *server) hashSlot(ctx context.Context) error {
+	select {
+	case s.hashing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(hashingPatience):
+		return newProblem("unavailable", "Too many sign-ins at once.")
+	}
+}

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// version is set by the linker; see the Makefile.
+var version = "dev"
+
+// secret is a value that never shows itself in a log or an error.
+type secret string
+
+func (secret) String() string       { return "[secret]" }
+func (secret) GoString() string     { return "[secret]" }
+func (secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
+
+// config is everything an operator can set. loadConfig is the only place that reads the environment.
+type config struct {
+	databaseURL    secret        // may hold a password
+	databaseConns  int           // most connections of this process to PostgreSQL
+	redisURL       secret        // may hold a password
+	jwtSecret      secret        // signs; at least 32 bytes
+	jwtPrevious    secret        // still accepted while a new secret is rolled out; or empty
+	listenAddr     string        // host:port
+	publicURL      string        // where people reach this installation, without a slash at the end
+	role           string        // all, api or worker
+	workers        int           // goroutines that run jobs
+	migrate        bool          // apply migrations at start
+	registration   string        // open, invite or off
+	bcryptCost     int           // 4–16
+	accessTTL      time.Duration // life of an access token
+	refreshTTL     time.Duration // life of a session that is not used
+	logLevel       slog.Level
+	logFormat      string // json or text
+	dataDir        string // dev mode's servers and secret
+	dev            bool
+	usedDefaultURL bool // publicURL was made from listenAddr
+}
+
+// settingNames is every variable loadConfig reads, in the order the README lists them; each also
+// works as NAME_FILE, the path of a file that holds the value (a mounted secret).
+var settingNames = []string{
+	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
+	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
+	"LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+}
+
+// loadConfig reads flags and environment. It reports every mistake at once, by name and with the
+// rule, and never with the value, which may be a secret put in the wrong place.
+// In dev mode DATABASE_URL, REDIS_URL and JWT_SECRET may be absent: dev mode provides them.
+func loadConfig(command string, args []string, getenv func(string) string, stderr io.Writer) (config, error) {
+	env := settings{getenv: getenv}
+	dev := command == "dev"
+	c := config{dev: dev}
+
+	flags := flag.NewFlagSet("taskflow "+command, flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	listen := flags.String("listen", "", "address to listen on, host:port (LISTEN_ADDR)")
+	role := flags.String("role", "", "all, api or worker (ROLE)")
+	workers := flags.String("workers", "", "goroutines that run jobs (WORKERS)")
+	migrate := flags.String("migrate", "", "on or off: apply migrations at start (MIGRATE)")
+	if err := flags.Parse(args); err != nil {
+		return c, err
+	}
+	if flags.NArg() > 0 {
+		return c, fmt.Errorf("%s takes no argument %q; see taskflow help", command, flags.Arg(0))
+	}
+
+	c.databaseURL = secret(env.text("DATABASE_URL", "", ""))
+	c.redisURL = secret(env.text("REDIS_URL", "", ""))
+	c.databaseConns = env.number("DATABASE_MAX_CONNS", "", max(8, 4*runtime.NumCPU()), 1, 1000)
+	c.jwtSecret = secret(env.text("JWT_SECRET", "", ""))
+	c.jwtPrevious = secret(env.text("JWT_SECRET_PREVIOUS", "", ""))
+	c.listenAddr = env.text("LISTEN_ADDR", *listen, ":8080")
+	if dev && c.listenAddr == ":8080" {
+		c.listenAddr = "127.0.0.1:8080"
+	}
+	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
+	c.role = env.oneOf("ROLE", *role, "all", "api", "worker")
+	c.workers = env.number("WORKERS", *workers, 8, 1, 1000)
+	c.migrate = env.oneOf("MIGRATE", *migrate, "on", "off") == "on"
+	c.registration = env.oneOf("REGISTRATION", "", "open", "invite", "off")
+	c.bcryptCost = env.number("BCRYPT_COST", "", 12, 4, 16)
+	c.accessTTL = env.duration("ACCESS_TOKEN_TTL", 15*time.Minute, time.Minute, 24*time.Hour)
+	c.refreshTTL = env.duration("REFRESH_TOKEN_TTL", 720*time.Hour, time.Hour, 8760*time.Hour)
+	c.dataDir = env.text("DATA_DIR", "", ".taskflow")
+	defaultFormat := []string{"json", "text"}
+	if dev {
+		slices.Reverse(defaultFormat)
+	}
+	c.logFormat = env.oneOf("LOG_FORMAT", "", defaultFormat...)
+	if err := c.logLevel.UnmarshalText([]byte(env.oneOf("LOG_LEVEL", "", "info", "debug", "warn", "error"))); err != nil {
+		env.wrong("LOG_LEVEL", "must be debug, info, warn or error")
+	}
+
+	if _, port, err := net.SplitHostPort(c.listenAddr); err != nil || port == "" {
+		env.wrong("LISTEN_ADDR", "must be host:port or :port")
+	}
+	if c.publicURL == "" {
+		c.publicURL, c.usedDefaultURL = defaultPublicURL(c.listenAddr), true
+	} else if u, err := url.Parse(c.publicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" || u.User != nil {
+		env.wrong("PUBLIC_URL", "must be an http or https address such as https://tasks.example.org")
+	}
+	if !dev {
+		if c.databaseURL == "" {
+			env.wrong("DATABASE_URL", "must be set, such as postgres://user:password@host:5432/taskflow")
+		}
+		needsServers := command == "serve"
+		if needsServers && c.redisURL == "" {
+			env.wrong("REDIS_URL", "must be set, such as redis://host:6379/0")
+		}
+		if needsServers && c.jwtSecret == "" {
+			env.wrong("JWT_SECRET", "must be set to at least 32 random bytes, such as the output of: openssl rand -hex 32")
+		}
+		if c.bcryptCost < 10 {
+			env.wrong("BCRYPT_COST", "must be 10 to 16 (less only in dev mode)")
+		}
+	}
+	if c.jwtSecret != "" && len(c.jwtSecret) < 32 {
+		env.wrong("JWT_SECRET", "must be at least 32 bytes")
+	}
+	if c.jwtPrevious != "" && len(c.jwtPrevious) < 32 {
+		env.wrong("JWT_SECRET_PREVIOUS", "must be at least 32 bytes")
+	}
+	return c, errors.Join(env.errs...)
+}
+
+// defaultPublicURL is the address a browser on this machine would use.
+func defaultPublicURL(listen string) string {
+	host, port, _ := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}
+
+// settings reads single values and collects what is wrong with them.
+type settings struct {
+	getenv func(string) string
+	errs   []error
+}
+
+func (s *settings) wrong(name, rule string) {
+	s.errs = append(s.errs, fmt.Errorf("%s %s", name, rule))
+}
+
+// text is the value of a flag, a variable or a file, in this order, or else the default.
+func (s *settings) text(name, fromFlag, otherwise string) string {
+	if fromFlag != "" {
+		return fromFlag
+	}
+	value, file := s.getenv(name), s.getenv(name+"_FILE")
+	if value != "" && file != "" {
+		s.wrong(name, "is given twice: by itself and as "+name+"_FILE")
+	}
+	if file != "" {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			s.wrong(name+"_FILE", "must name a file that can be read")
+			return otherwise
+		}
+		value = strings.TrimRight(string(content), "\r\n")
+	}
+	return cmp.Or(value, otherwise)
+}
+
+func (s *settings) number(name, fromFlag string, otherwise, least, most int) int {
+	text := s.text(name, fromFlag, strconv.Itoa(otherwise))
+	n, err := strconv.Atoi(text)
+	if err != nil || n < least || n > most {
+		s.wrong(name, fmt.Sprintf("must be a whole number from %d to %d", least, most))
+		return otherwise
+	}
+	return n
+}
+
+func (s *settings) duration(name string, otherwise, least, most time.Duration) time.Duration {
+	d, err := time.ParseDuration(s.text(name, "", otherwise.String()))
+	if err != nil || d < least || d > most {
+		s.wrong(name, fmt.Sprintf("must be a duration from %v to %v, such as 15m or 720h", least, most))
+		return otherwise
+	}
+	return d
+}
+
+// oneOf is one of the choices; the first is the default.
+func (s *settings) oneOf(name, fromFlag string, choices ...string) string {
+	text := s.text(name, fromFlag, choices[0])
+	if !slices.Contains(choices, text) {
+		s.wrong(name, "must be one of "+strings.Join(choices, ", "))
+		return choices[0]
+	}
+	return text
+}

@@ -1,0 +1,378 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	acquireTimeout = 2 * time.Second // waiting for a free connection or a dead server
+	txAttempts     = 4               // of a transaction that may run again
+)
+
+// database is the pool with the few ways this program talks to PostgreSQL. Each of them waits a
+// bounded time for a connection and turns what a client may know of an error into a problem.
+type database struct {
+	pool *pgxpool.Pool
+}
+
+// openDatabase makes the pool; it does not wait for the server. maxConns 0 means pgx's default,
+// the larger of 4 and the number of processors.
+func openDatabase(ctx context.Context, url string, maxConns int) (*database, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is not a PostgreSQL connection string") // the error of pgx quotes it
+	}
+	if maxConns > 0 {
+		cfg.MaxConns = int32(maxConns)
+	}
+	cfg.ConnConfig.ConnectTimeout = acquireTimeout
+	for name, value := range map[string]string{
+		"application_name":                    "taskflow",
+		"timezone":                            "UTC",
+		"statement_timeout":                   "10s",
+		"lock_timeout":                        "5s",
+		"idle_in_transaction_session_timeout": "10s",
+	} {
+		if _, set := cfg.ConnConfig.RuntimeParams[name]; !set {
+			cfg.ConnConfig.RuntimeParams[name] = value
+		}
+	}
+	// A client that hangs up cancels its query. Asking the server to cancel keeps the connection;
+	// pgx's default closes it, which under many hang-ups becomes a storm of new connections.
+	cfg.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{
+			Conn: c, CancelRequestDelay: 100 * time.Millisecond, DeadlineDelay: time.Second,
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open database pool: %w", err)
+	}
+	return &database{pool: pool}, nil
+}
+
+// conn runs fn with a connection, waiting at most acquireTimeout for it.
+func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	wait, cancel := context.WithTimeout(ctx, acquireTimeout)
+	c, err := d.pool.Acquire(wait)
+	cancel()
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return &unreachableError{err}
+	}
+	defer c.Release()
+	return fn(c)
+}
+
+// unreachableError is a failure to get a connection at all: nothing was sent.
+type unreachableError struct{ cause error }
+
+func (e *unreachableError) Error() string { return "acquire database connection: " + e.cause.Error() }
+func (e *unreachableError) Unwrap() error { return e.cause }
+
+// queryAll returns every row of a query as a T, by column name.
+func queryAll[T any](ctx context.Context, d *database, sql string, args ...any) ([]T, error) {
+	var list []T
+	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+		rows, err := c.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		list, err = pgx.CollectRows(rows, pgx.RowToStructByName[T])
+		return err
+	})
+	return list, dbError(err)
+}
+
+// queryOne returns the only row of a query as a T; no row is the problem "not_found".
+func queryOne[T any](ctx context.Context, d *database, sql string, args ...any) (T, error) {
+	b := &pgx.Batch{}
+	b.Queue(sql, args...)
+	return sendOne[T](ctx, d, b)
+}
+
+// queryValue returns the only column of the only row of a query.
+func queryValue[T any](ctx context.Context, d *database, sql string, args ...any) (T, error) {
+	var value T
+	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+		return c.QueryRow(ctx, sql, args...).Scan(&value)
+	})
+	return value, dbError(err)
+}
+
+// send runs a batch as one transaction in one round trip; an error of any statement undoes all.
+// It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
+func (d *database) send(ctx context.Context, b *pgx.Batch) error {
+	return d.again(ctx, func() error {
+		return d.conn(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, b).Close() })
+	})
+}
+
+// sendOne is send for a batch whose last statement returns one row, a T by column name.
+// No row is the problem "not_found".
+func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
+	var value T
+	err := d.again(ctx, func() error {
+		return d.conn(ctx, func(c *pgxpool.Conn) (err error) {
+			results := c.SendBatch(ctx, b)
+			defer func() {
+				if closed := results.Close(); err == nil {
+					err = closed
+				}
+			}()
+			for range b.Len() - 1 {
+				if _, err := results.Exec(); err != nil {
+					return err
+				}
+			}
+			rows, err := results.Query()
+			if err != nil {
+				return err
+			}
+			value, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+			return err
+		})
+	})
+	return value, err
+}
+
+// inTx runs fn in a transaction, for the few changes that must look before they write. Like send
+// it may run fn again, so fn has no effect but on tx.
+func (d *database) inTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	return d.again(ctx, func() error {
+		return d.conn(ctx, func(c *pgxpool.Conn) error { return pgx.BeginFunc(ctx, c, fn) })
+	})
+}
+
+// again runs a transaction until it succeeds, fails for good, or has been tried txAttempts times.
+func (d *database) again(ctx context.Context, run func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := run()
+		if err == nil {
+			return nil
+		}
+		if attempt == txAttempts || !mayRunAgain(err) {
+			return dbError(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(mathrand.IntN(10<<attempt)+1) * time.Millisecond):
+		}
+	}
+}
+
+// mayRunAgain tells whether a failed transaction certainly left nothing behind and could succeed now.
+func mayRunAgain(err error) bool {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code == "40001" || pg.Code == "40P01"
+	}
+	if _, ok := errors.AsType[*unreachableError](err); ok {
+		return false // it has already waited
+	}
+	return pgconn.SafeToRetry(err)
+}
+
+// constraintProblems says what a broken constraint means to the client who broke it. Only those
+// that a valid request can meet are here; any other is a bug of ours and answered as internal.
+var constraintProblems = map[string]func() *problem{
+	"users_email_key":  func() *problem { return newProblem("email_taken", "") },
+	"projects_key_key": func() *problem { return newProblem("key_taken", "") },
+	"members_pkey":     func() *problem { return newProblem("already_member", "") },
+	"tasks_assignee_fkey": func() *problem {
+		return invalid(fieldError{"assigneeId", "not_a_member", "must be a member of the project"})
+	},
+	"tasks_dates_check": func() *problem { return invalid(fieldError{"dueDate", "before_start", "must not be before startDate"}) },
+	"projects_dates_check": func() *problem {
+		return invalid(fieldError{"endDate", "before_start", "must not be before startDate"})
+	},
+	"task_blockers_self_check": func() *problem { return newProblem("blocker_cycle", "A task cannot block itself.") },
+}
+
+// dbError turns an error of PostgreSQL into a problem where the client should know of it:
+// what a schema function refused, a broken rule, or a server that cannot serve now.
+func dbError(err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return newProblem("not_found", "")
+	}
+	if _, ok := errors.AsType[*problem](err); ok {
+		return err
+	}
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		if isConnectionError(err) {
+			return &unavailableError{cause: err}
+		}
+		return err
+	}
+	switch {
+	case pg.Code == "TF000":
+		return refused(pg.Message, pg.Detail)
+	case constraintProblems[pg.ConstraintName] != nil:
+		return constraintProblems[pg.ConstraintName]()
+	case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "57"), // connection, resources, shutdown or timeout
+		pg.Code == "55P03", pg.Code == "25006", pg.Code == "40001", pg.Code == "40P01": // lock timeout, read-only, tried enough
+		return &unavailableError{cause: err}
+	}
+	return err
+}
+
+// refused is the problem of what a schema function refused (see refuse in schema.sql).
+func refused(code, detail string) *problem {
+	switch code {
+	case "forbidden":
+		return newProblem(code, "This needs the role "+detail+" in the project.")
+	case "project_not_active":
+		return newProblem(code, "The project is "+detail+", for reading only; set its status to active first.")
+	case "version_mismatch":
+		return newProblem(code, "").with("ETag", `"`+detail+`"`)
+	case "invalid_parent":
+		if detail == "cycle" {
+			return invalid(fieldError{"parentId", "cycle", "must not be the task itself or one of its subtasks"})
+		}
+		return invalid(fieldError{"parentId", "not_found", "must be a task of the same project"})
+	case "invalid_user":
+		return invalid(fieldError{detail, "not_found", "must be an active user of this installation"})
+	case "invalid_neighbor":
+		return invalid(fieldError{detail, "not_found", "must be another task of the same project"})
+	}
+	return newProblem(code, "")
+}
+
+// unavailableError is a database that cannot serve now. The client sees 503, the log the cause.
+type unavailableError struct{ cause error }
+
+func (e *unavailableError) Error() string { return "database unavailable: " + e.cause.Error() }
+func (e *unavailableError) Unwrap() error { return e.cause }
+
+func isConnectionError(err error) bool {
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*unreachableError](err); ok {
+		return true
+	}
+	text := err.Error() // pgx has no type for a connection that broke in use
+	return strings.Contains(text, "unexpected EOF") || strings.Contains(text, "conn closed") || strings.Contains(text, "closed pool")
+}
+
+// uuid is an id: a UUIDv7 (RFC 9562), so that ids sort by the time they were made and indexes stay dense.
+type uuid [16]byte
+
+// lastUUID sorts after every id.
+var lastUUID = uuid{255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}
+
+// newUUID makes an id of the present millisecond and 74 random bits.
+func newUUID() uuid { return uuidAt(time.Now()) }
+
+func uuidAt(at time.Time) uuid {
+	var u uuid
+	rand.Read(u[6:])
+	var ms [8]byte
+	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli()))
+	copy(u[:6], ms[2:])
+	u[6] = u[6]&0x0f | 0x70
+	u[8] = u[8]&0x3f | 0x80
+	return u
+}
+
+// time is the moment the id was made, to the millisecond.
+func (u uuid) time() time.Time {
+	var ms [8]byte
+	copy(ms[2:], u[:6])
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(ms[:]))).UTC()
+}
+
+var errUUID = errors.New("must be a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab")
+
+// parseUUID reads the one text form this API writes: lower case, four dashes.
+func parseUUID(s string) (uuid, error) {
+	var u uuid
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' || strings.ToLower(s) != s {
+		return u, errUUID
+	}
+	n, err := hex.Decode(u[:], []byte(s[:8]+s[9:13]+s[14:18]+s[19:23]+s[24:]))
+	if err != nil || n != 16 {
+		return uuid{}, errUUID
+	}
+	return u, nil
+}
+
+func (u uuid) String() string {
+	text, _ := u.MarshalText()
+	return string(text)
+}
+
+func (u uuid) MarshalText() ([]byte, error) {
+	out := make([]byte, 36)
+	hex.Encode(out[0:8], u[0:4])
+	hex.Encode(out[9:13], u[4:6])
+	hex.Encode(out[14:18], u[6:8])
+	hex.Encode(out[19:23], u[8:10])
+	hex.Encode(out[24:36], u[10:16])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return out, nil
+}
+
+// UnmarshalText fails with the error that encoding/json completes with the field's name.
+func (u *uuid) UnmarshalText(text []byte) (err error) {
+	if *u, err = parseUUID(string(text)); err != nil {
+		return &json.UnmarshalTypeError{Value: "that text", Type: reflect.TypeFor[uuid]()}
+	}
+	return nil
+}
+
+// ScanUUID and UUIDValue are how pgx reads and writes a uuid.
+func (u *uuid) ScanUUID(v pgtype.UUID) error {
+	if !v.Valid {
+		return errors.New("scan NULL into uuid")
+	}
+	*u = v.Bytes
+	return nil
+}
+
+func (u uuid) UUIDValue() (pgtype.UUID, error) { return pgtype.UUID{Bytes: u, Valid: true}, nil }
+
+// timestamp is a moment, in JSON always RFC 3339 in UTC with milliseconds.
+type timestamp struct{ time.Time }
+
+const timestampFormat = "2006-01-02T15:04:05.000Z"
+
+func (t timestamp) MarshalJSON() ([]byte, error) {
+	return t.UTC().AppendFormat(nil, `"`+timestampFormat+`"`), nil
+}
+
+// ScanTimestamptz and TimestamptzValue are how pgx reads and writes a timestamp.
+func (t *timestamp) ScanTimestamptz(v pgtype.Timestamptz) error {
+	if !v.Valid {
+		return errors.New("scan NULL into timestamp")
+	}
+	t.Time = v.Time
+	return nil
+}
+
+func (t timestamp) TimestamptzValue() (pgtype.Timestamptz, error) {
+	return pgtype.Timestamptz{Time: t.Time, Valid: true}, nil
+}

@@ -1,0 +1,547 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+const (
+	maxBody      = 1 << 20 // bytes of a JSON body
+	maxQuery     = 8 << 10 // bytes of a query string
+	defaultLimit = 50      // rows of a list page
+	maxLimit     = 100
+)
+
+// handlerFunc is a handler that leaves its errors to one place.
+type handlerFunc func(w http.ResponseWriter, r *http.Request) error
+
+// apiHeaders stand on every answer. Pages widen the content policy for their own files.
+var apiHeaders = map[string]string{
+	"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+	"Referrer-Policy":         "no-referrer",
+	"X-Content-Type-Options":  "nosniff",
+	"Cache-Control":           "no-store",
+}
+
+// front is the outermost handler: request id, headers, panics and the access log, around the mux.
+func (s *server) front(mux http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		rec := &recorder{ResponseWriter: w}
+		id := requestID(r)
+		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		header := w.Header()
+		header.Set("X-Request-Id", id)
+		for name, value := range apiHeaders {
+			header.Set(name, value)
+		}
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler {
+				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
+				s.fail(rec, r, errors.New("panic"))
+			}
+			s.log.Info("request", "requestId", id, "method", r.Method, "path", r.URL.Path, "route", rec.route,
+				"status", rec.status, "bytes", rec.bytes, "ms", float64(time.Since(start).Microseconds())/1000,
+				"user", rec.user, "ip", clientIP(r))
+		}()
+		if p := sanePath(r); p != nil {
+			s.fail(rec, r, p)
+			return
+		}
+		mux.ServeHTTP(rec, r)
+	})
+}
+
+// sanePath refuses what the mux would answer itself, in plain text or by a redirect.
+func sanePath(r *http.Request) error {
+	if r.Method == http.MethodConnect || !strings.HasPrefix(r.URL.Path, "/") {
+		return newProblem("bad_request", "The request target must be a path.")
+	}
+	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+		return newProblem("not_found", "")
+	}
+	if len(r.URL.RawQuery) > maxQuery {
+		return badParameter(fieldError{"query", "too_long", fmt.Sprintf("must be at most %d bytes", maxQuery)})
+	}
+	return nil
+}
+
+var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+
+// requestID is the client's own id where it is harmless to repeat, or else a new one.
+func requestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-Id"); saneRequestID.MatchString(id) {
+		return id
+	}
+	return newUUID().String()
+}
+
+// clientIP is the address of the peer.
+func clientIP(r *http.Request) string {
+	peer, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return peer.Addr().Unmap().String()
+}
+
+// recorder notes what was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+	route  string // pattern that matched
+	user   string
+}
+
+func (rec *recorder) WriteHeader(status int) {
+	if rec.status == 0 {
+		rec.status = status
+	}
+	rec.ResponseWriter.WriteHeader(status)
+}
+
+func (rec *recorder) Write(b []byte) (int, error) {
+	if rec.status == 0 {
+		rec.status = http.StatusOK
+	}
+	n, err := rec.ResponseWriter.Write(b)
+	rec.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
+
+// fail answers an error: a problem as it is, anything else as one that tells nothing, after logging it.
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if rec, ok := w.(*recorder); ok && rec.status != 0 {
+		return // the answer has begun; the connection's end is all the client can be told
+	}
+	p, ok := errors.AsType[*problem](err)
+	switch {
+	case ok:
+	case errors.Is(err, context.Canceled) && r.Context().Err() != nil: // the client has gone
+		p = newProblem("unavailable", "")
+	default:
+		_, busy := errors.AsType[*unavailableError](err)
+		level, code := slog.LevelError, "internal"
+		if busy || errors.Is(err, context.DeadlineExceeded) {
+			level, code = slog.LevelWarn, "unavailable"
+		}
+		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		p = newProblem(code, "")
+	}
+	answer := *p
+	answer.Instance, answer.RequestID = r.URL.Path, requestOf(r.Context())
+	if p.Code == "unavailable" {
+		answer.with("Retry-After", "1")
+	}
+	if p.Code == "unauthenticated" {
+		answer.with("WWW-Authenticate", `Bearer realm="taskflow"`)
+	}
+	answer.send(w)
+}
+
+// invalidator is a request body that can check itself.
+type invalidator interface{ invalid() []fieldError }
+
+// decode reads the body into a T by unmarshalStrict and asks it what is wrong with its fields.
+func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
+	var body T
+	if err := checkMedia(r); err != nil {
+		return body, err
+	}
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return body, newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", tooLarge.Limit))
+	}
+	if err != nil {
+		return body, newProblem("bad_request", "The body could not be read to its end.")
+	}
+	if err := unmarshalStrict(data, &body); err != nil {
+		return body, err
+	}
+	if errs := body.invalid(); len(errs) > 0 {
+		return body, invalid(errs...)
+	}
+	return body, nil
+}
+
+// checkMedia refuses a body that does not say that it is JSON, or is encoded on top of it.
+func checkMedia(r *http.Request) error {
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+		return newProblem("unsupported_media", "").with("Accept-Encoding", "identity")
+	}
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	json := media == "application/json" || media == "application/merge-patch+json" && r.Method == http.MethodPatch
+	if charset := params["charset"]; err != nil || !json || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return newProblem("unsupported_media", "")
+	}
+	return nil
+}
+
+// writeJSON encodes before it writes, so that a failure can still become a problem.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	w.Write(append(body, '\n'))
+	return nil
+}
+
+// writeVersioned writes a single resource with its ETag, or 304 where the client already has it.
+func writeVersioned(w http.ResponseWriter, r *http.Request, status int, version int64, v any) error {
+	tag := `"` + strconv.FormatInt(version, 10) + `"`
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "private, no-cache")
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		if match := r.Header.Get("If-None-Match"); match == "*" || slices.Contains(entityTags(match), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+	}
+	return writeJSON(w, status, v)
+}
+
+// writeCreated answers a POST that made something.
+func writeCreated(w http.ResponseWriter, r *http.Request, location string, version int64, v any) error {
+	w.Header().Set("Location", location)
+	return writeVersioned(w, r, http.StatusCreated, version, v)
+}
+
+// entityTags splits the list of If-Match and If-None-Match (RFC 9110, section 8.8.3). Weakness is
+// dropped, as If-None-Match compares weakly.
+func entityTags(list string) []string {
+	var tags []string
+	for tag := range strings.SplitSeq(list, ",") {
+		tags = append(tags, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
+	}
+	return tags
+}
+
+// ifMatch is the versions that If-Match accepts; nil where any will do. Tags this server never
+// made are versions that never match.
+func ifMatch(r *http.Request) []int64 {
+	list := strings.Join(r.Header.Values("If-Match"), ",")
+	if list == "" || strings.TrimSpace(list) == "*" {
+		return nil
+	}
+	versions := []int64{}
+	for tag := range strings.SplitSeq(list, ",") {
+		tag = strings.TrimSpace(tag) // a weak tag never matches strongly
+		if n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64); err == nil && len(tag) > 2 && tag[0] == '"' {
+			versions = append(versions, n)
+		}
+	}
+	return versions
+}
+
+// pathUUID is a path parameter that must be an id. Anything else is a thing that does not exist.
+func pathUUID(r *http.Request, name string) (uuid, error) {
+	id, err := parseUUID(r.PathValue(name))
+	if err != nil {
+		return id, newProblem("not_found", "")
+	}
+	return id, nil
+}
+
+// query reads the parameters of a request. Every parameter must be asked for, then done says what
+// was wrong: unknown and repeated ones too.
+type query struct {
+	values url.Values
+	errs   []fieldError
+	known  []string
+}
+
+func parseQuery(r *http.Request) *query {
+	values, err := url.ParseQuery(r.URL.RawQuery)
+	q := &query{values: values}
+	if err != nil {
+		q.wrong("query", "malformed", "must be name=value pairs joined by &, percent-encoded")
+	}
+	return q
+}
+
+func (q *query) wrong(name, code, message string) {
+	q.errs = append(q.errs, fieldError{name, code, message})
+}
+
+// text is the parameter's value, "" when absent.
+func (q *query) text(name string) string {
+	q.known = append(q.known, name)
+	list := q.values[name]
+	if len(list) == 0 {
+		return ""
+	}
+	if len(list) > 1 {
+		q.wrong(name, "repeated", "must be given once")
+	}
+	if value := list[0]; !utf8.ValidString(value) || strings.ContainsFunc(value, isControl) {
+		q.wrong(name, "invalid_text", "must be UTF-8 without control characters")
+		return ""
+	} else if value == "" {
+		q.wrong(name, "empty", "must not be empty; leave it out instead")
+	}
+	return list[0]
+}
+
+func (q *query) oneOf(name string, choices ...string) string {
+	value := q.text(name)
+	if value != "" && !slices.Contains(choices, value) {
+		q.wrong(name, "not_allowed", "must be one of "+strings.Join(choices, ", "))
+	}
+	return value
+}
+
+// listOf is a comma list, each of whose members must be one of the choices.
+func (q *query) listOf(name string, choices ...string) []string {
+	value := q.text(name)
+	if value == "" {
+		return nil
+	}
+	list := strings.Split(value, ",")
+	for _, v := range list {
+		if !slices.Contains(choices, v) {
+			q.wrong(name, "not_allowed", "must be a comma list of "+strings.Join(choices, ", "))
+			break
+		}
+	}
+	return list
+}
+
+func (q *query) bool(name string) bool { return q.oneOf(name, "true", "false") == "true" }
+
+// uuid is an id, nil when absent.
+func (q *query) uuid(name string) *uuid {
+	value := q.text(name)
+	if value == "" {
+		return nil
+	}
+	id, err := parseUUID(value)
+	if err != nil {
+		q.wrong(name, "invalid_uuid", err.Error())
+		return nil
+	}
+	return &id
+}
+
+func (q *query) date(name string) string {
+	value := q.text(name)
+	if value != "" && !validDate(value) {
+		q.wrong(name, "invalid_date", "must be a date such as 2026-03-01")
+	}
+	return value
+}
+
+func (q *query) timestamp(name string) *timestamp {
+	value := q.text(name)
+	if value == "" {
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		q.wrong(name, "invalid_time", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z")
+		return nil
+	}
+	return &timestamp{at}
+}
+
+// done is the problem of everything that was wrong with the query, or nil.
+func (q *query) done() error {
+	for name := range q.values {
+		if !slices.Contains(q.known, name) {
+			q.wrong(printable(name), "unknown_parameter", "is not a parameter of this request; it takes "+strings.Join(q.known, ", "))
+		}
+	}
+	if len(q.errs) > 0 {
+		slices.SortFunc(q.errs, func(a, b fieldError) int { return strings.Compare(a.Field, b.Field) })
+		return badParameter(q.errs...)
+	}
+	return nil
+}
+
+// printable is a client's text made fit to be repeated in an error.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if isControl(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len([]rune(s)) > 64 {
+		s = string([]rune(s)[:64]) + "…"
+	}
+	return s
+}
+
+func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }
+
+// page is which part of a list is asked for.
+type page struct {
+	limit int
+	total bool
+	after *cursor // nil for the first page
+}
+
+// page reads limit, cursor and total. scope names everything that decides the order and the rows
+// of this list, so that a cursor of one list is not valid in another.
+func (s *server) page(r *http.Request, q *query) page {
+	p := page{limit: defaultLimit, total: q.bool("total")}
+	if text := q.text("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxLimit || text[0] == '+' {
+			q.wrong("limit", "out_of_range", fmt.Sprintf("must be a whole number from 1 to %d", maxLimit))
+		}
+		p.limit = n
+	}
+	if text := q.text("cursor"); text != "" {
+		c, err := s.keys.openCursor(text, listScope(r))
+		if err != nil {
+			q.wrong("cursor", "invalid_cursor", "must be the next of a page of this same list; start again without it")
+		}
+		p.after = c
+	}
+	return p
+}
+
+// beforeID is the id below which a page of a list in descending order of ids begins.
+func (p page) beforeID() uuid {
+	if p.after != nil {
+		if id, err := parseUUID(p.after.ID); err == nil {
+			return id
+		}
+	}
+	return lastUUID
+}
+
+// listScope is what a cursor is bound to: the caller, the path, and the query but for the page itself.
+func listScope(r *http.Request) string {
+	values := r.URL.Query()
+	for _, name := range []string{"cursor", "limit", "total", "expand"} {
+		values.Del(name)
+	}
+	return callerOf(r.Context()).ID.String() + " " + r.URL.Path + "?" + values.Encode()
+}
+
+// cursor is the place after which a page begins: the last row's sort key and id.
+type cursor struct {
+	Key string `json:"k"`
+	ID  string `json:"i"`
+}
+
+// sealCursor makes a cursor that only this installation can make, for this one list.
+func (k *keyring) sealCursor(c cursor, scope string) string {
+	body, _ := json.Marshal(c) // strings only
+	return base64.RawURLEncoding.EncodeToString(append(k.mac("cursor", scope, string(body)), body...))
+}
+
+var errCursor = errors.New("cursor not valid")
+
+func (k *keyring) openCursor(text, scope string) (*cursor, error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(raw) < macSize || strings.ContainsAny(text, "\r\n") {
+		return nil, errCursor
+	}
+	if !k.verify(raw[:macSize], "cursor", scope, string(raw[macSize:])) {
+		return nil, errCursor
+	}
+	var c cursor
+	if err := json.Unmarshal(raw[macSize:], &c); err != nil {
+		return nil, errCursor
+	}
+	return &c, nil
+}
+
+// list is one page of a list, as every list route answers it.
+type list[T any] struct {
+	Items []T     `json:"items"`
+	Next  *string `json:"next"` // cursor of the next page; null on the last
+	Total *int64  `json:"total,omitempty"`
+}
+
+// writeList answers a page. rows may have one more than the limit, which tells that there is a
+// next page; place makes the cursor of a row.
+func writeList[T any](s *server, w http.ResponseWriter, r *http.Request, p page, rows []T, total *int64, place func(T) cursor) error {
+	out := list[T]{Items: rows, Total: total}
+	if out.Items == nil {
+		out.Items = []T{}
+	}
+	if len(rows) > p.limit {
+		out.Items = rows[:p.limit]
+		next := s.keys.sealCursor(place(rows[p.limit-1]), listScope(r))
+		out.Next = &next
+		values := r.URL.Query()
+		values.Set("cursor", next)
+		w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+values.Encode()+`>; rel="next"`)
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// fields collects what is wrong with the fields of a body.
+type fields struct{ errs []fieldError }
+
+func (f *fields) wrong(field, code, message string) {
+	f.errs = append(f.errs, fieldError{field, code, message})
+}
+
+// text checks the length, in characters, and the characters of a text. long text may have lines and tabs.
+func (f *fields) text(field, value string, least, most int, long bool) {
+	n := utf8.RuneCountInString(value)
+	switch {
+	case n < least && n == 0:
+		f.wrong(field, "required", "must not be empty")
+	case n < least:
+		f.wrong(field, "too_short", fmt.Sprintf("must have at least %d characters", least))
+	case n > most:
+		f.wrong(field, "too_long", fmt.Sprintf("must have at most %d characters", most))
+	case least > 0 && strings.TrimSpace(value) == "":
+		f.wrong(field, "required", "must not be blank")
+	case strings.ContainsFunc(value, func(r rune) bool { return isControl(r) && !(long && (r == '\n' || r == '\t' || r == '\r')) }):
+		f.wrong(field, "invalid_text", "must not contain control characters")
+	}
+}
+
+func (f *fields) oneOf(field, value string, choices ...string) {
+	if !slices.Contains(choices, value) {
+		f.wrong(field, "not_allowed", "must be one of "+strings.Join(choices, ", "))
+	}
+}
+
+func (f *fields) date(field, value string) {
+	if !validDate(value) {
+		f.wrong(field, "invalid_date", "must be a date such as 2026-03-01")
+	}
+}
+
+// validDate tells whether a text is a calendar date of the years 1000 to 9999.
+func validDate(s string) bool {
+	d, err := time.Parse(time.DateOnly, s)
+	return err == nil && d.Year() >= 1000
+}
+
+func (f *fields) required(field string, present bool) {
+	if !present {
+		f.wrong(field, "required", "must be given")
+	}
+}

@@ -1,0 +1,284 @@
+// TaskFlow is a self-hosted task-management service: one program, with PostgreSQL and Redis beside it.
+//
+// The files are in one order. A file uses only what is declared in files below it, so the program
+// reads from top to bottom, and a change reaches only upwards; layers_test.go holds them to it.
+//
+// Wiring: what a process is.
+//
+//	main.go      commands, and the life of a process from settings to stop
+//	admin.go     the operator's subcommands: accounts, health check
+//	dev.go       dev mode's private PostgreSQL and Redis
+//	dev_linux.go, dev_other.go  what of that depends on the system
+//	routes.go    every URL and who may call it
+//
+// Features: what it offers.
+//
+//	web.go       the API page and other embedded files
+//	health.go    alive and ready
+//	bulk.go      one change to many tasks
+//	activity.go  the change log, read back as activity and history
+//	moves.go     order, transfer between projects, blockers, watchers
+//	tasks.go     tasks
+//	filter.go    from query parameters to SQL
+//	members.go   members and invitations
+//	projects.go  projects and their figures
+//	auth.go      register, sign in, refresh; passwords and sessions
+//	accounts.go  the own account, and other people
+//
+// Core: what every feature hangs on.
+//
+//	http.go      handlers, bodies in, JSON out, lists, cursors, the access log
+//	server.go    the server and who is calling it
+//
+// Engines: what knows nothing of tasks.
+//
+//	jwt.go       access tokens and other authenticated values
+//	json.go      strict JSON
+//	migrate.go   the database's schema, step by step
+//	db.go        PostgreSQL; ids and times
+//	config.go    settings
+//	problem.go   errors that a client may see
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+	_ "time/tzdata" // time zones also where the system has none
+
+	"github.com/redis/go-redis/v9"
+)
+
+const stopTimeout = 25 * time.Second // for requests in flight when the process is asked to stop
+
+const usage = `usage: taskflow [command] [flags]
+
+commands:
+  serve        run the service (the default); needs DATABASE_URL, REDIS_URL and JWT_SECRET
+  dev          run it with a private PostgreSQL and Redis in DATA_DIR (.taskflow)
+  migrate      bring the database to this program's schema, and end
+  admin        make accounts, set roles and passwords; see taskflow admin
+  healthcheck  end with 0 if the service at LISTEN_ADDR is alive
+  version      print the version
+
+Settings are environment variables; the README lists them. Flags: taskflow serve -h.
+`
+
+func main() {
+	if err := run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "taskflow:", strings.ReplaceAll(err.Error(), "\n", "\ntaskflow: "))
+		}
+		os.Exit(1)
+	}
+}
+
+// run is the program without its process: it takes everything it uses from outside.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	command := "serve"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		command, args = args[0], args[1:]
+	}
+	switch command {
+	case "help":
+		fmt.Fprint(stdout, usage)
+		return nil
+	case "version":
+		fmt.Fprintln(stdout, version)
+		return nil
+	case "healthcheck":
+		return runHealthcheck(ctx, args, getenv, stderr)
+	case "admin":
+		return runAdmin(ctx, args, getenv, stdin, stdout, stderr)
+	case "serve", "dev", "migrate":
+	default:
+		return fmt.Errorf("unknown command %q; see taskflow help", command)
+	}
+	cfg, err := loadConfig(command, args, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	log := newLogger(cfg, stderr)
+	if command == "migrate" {
+		return migrate(ctx, cfg.databaseURL, log)
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if command == "dev" {
+		return runDev(ctx, cfg, log, stderr)
+	}
+	return serve(ctx, cfg, log, nil)
+}
+
+// newLogger writes one line for each record, whatever is in it.
+func newLogger(cfg config, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	if cfg.logFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// runDev serves with private servers for what the settings do not name.
+func runDev(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if cfg.databaseURL == "" || cfg.redisURL == "" {
+		private, err := startPrivateServers(ctx, cfg.dataDir, true, stderr)
+		if err != nil {
+			return err
+		}
+		defer private.stop()
+		if cfg.databaseURL == "" {
+			cfg.databaseURL = secret(private.databaseURL)
+		}
+		if cfg.redisURL == "" {
+			cfg.redisURL = secret(private.redisURL)
+		}
+		go func() {
+			if err, failed := <-private.exited(); failed {
+				cancel(err)
+			}
+		}()
+	}
+	if cfg.jwtSecret == "" {
+		var err error
+		if cfg.jwtSecret, err = keptSecret(filepath.Join(cfg.dataDir, "jwt_secret")); err != nil {
+			return err
+		}
+	}
+	err := serve(ctx, cfg, log, func(address string) {
+		fmt.Fprintf(stderr, welcome, cfg.publicURL, cfg.publicURL, cfg.publicURL, cfg.dataDir)
+	})
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause // a private server died
+	}
+	return err
+}
+
+const welcome = `
+TaskFlow is ready.
+
+  API        %s/api/v1
+  API page   %s/docs  (try every route from the browser)
+  Sign up    curl -s %s/api/v1/auth/register -H 'Content-Type: application/json' \
+               -d '{"email":"ada@example.org","password":"correct horse","firstName":"Ada","lastName":"Lovelace"}'
+             The first account is the admin.
+  Data       %s  (stop with Ctrl-C; everything is kept)
+
+`
+
+// keptSecret is the secret in a file, made at first.
+func keptSecret(path string) (secret, error) {
+	content, err := os.ReadFile(path)
+	if err == nil && len(content) >= 32 {
+		return secret(content), nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read the signing secret: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("make the data folder: %w", err)
+	}
+	made := randomToken()
+	if err := os.WriteFile(path, []byte(made), 0o600); err != nil {
+		return "", fmt.Errorf("keep the signing secret: %w", err)
+	}
+	return secret(made), nil
+}
+
+// newServer opens the stores. It does not wait for them: a process may start before they do.
+func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, error) {
+	options, err := redis.ParseURL(string(cfg.redisURL))
+	if err != nil {
+		return nil, errors.New("REDIS_URL is not a Redis address such as redis://host:6379/0")
+	}
+	options.ContextTimeoutEnabled = true
+	options.DialTimeout = time.Second
+	db, err := openDatabase(ctx, string(cfg.databaseURL), cfg.databaseConns)
+	if err != nil {
+		return nil, err
+	}
+	return &server{
+		config: cfg, log: log, db: db, redis: redis.NewClient(options),
+		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
+		hashing: make(chan struct{}, max(1, runtime.NumCPU())),
+	}, nil
+}
+
+// close lets go of the stores.
+func (s *server) close() {
+	s.db.pool.Close()
+	s.redis.Close()
+}
+
+// serve is the life of a process: migrate, listen, and stop when ctx ends. ready is called with
+// the address once requests are answered.
+func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address string)) error {
+	if cfg.migrate {
+		if err := migrate(ctx, cfg.databaseURL, log); err != nil {
+			return err
+		}
+	}
+	s, err := newServer(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	listener, err := net.Listen("tcp", cfg.listenAddr)
+	if err != nil {
+		return fmt.Errorf("%w; set LISTEN_ADDR to another address", err)
+	}
+	handler := s.handler()
+	if cfg.role == "worker" {
+		handler = s.workerHandler()
+	}
+	web := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // peers' broken handshakes and the like
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- web.Serve(listener) }()
+	log.Info("serving", "address", listener.Addr().String(), "role", cfg.role, "version", version)
+	if ready != nil {
+		ready(listener.Addr().String())
+	}
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	return s.stop(web)
+}
+
+// stop ends the process in order: not ready first, then the requests in flight, then the rest.
+// A second signal ends it at once, as the first has given signals back to the system.
+func (s *server) stop(web *http.Server) error {
+	s.log.Info("stopping", "timeout", stopTimeout.String())
+	s.stopping.Store(true)
+	signal.Reset(os.Interrupt, syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := web.Shutdown(ctx); err != nil {
+		web.Close()
+		return fmt.Errorf("stop with requests still running: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,369 @@
+-- The first schema. The comments on why it is so stand in schema.sql.
+
+CREATE EXTENSION IF NOT EXISTS pg_trgm;
+
+CREATE TYPE global_role AS ENUM ('member', 'manager', 'admin');
+CREATE TYPE member_role AS ENUM ('viewer', 'member', 'admin', 'owner');
+CREATE TYPE project_status AS ENUM ('active', 'archived', 'completed');
+CREATE TYPE task_status AS ENUM ('todo', 'in_progress', 'review', 'done');
+CREATE TYPE task_priority AS ENUM ('low', 'medium', 'high', 'urgent');
+
+CREATE TABLE users (
+    id            uuid PRIMARY KEY,
+    email         text NOT NULL CONSTRAINT users_email_key UNIQUE,
+    password_hash text NOT NULL,
+    first_name    text NOT NULL,
+    last_name     text NOT NULL,
+    avatar_url    text,
+    timezone      text NOT NULL DEFAULT 'UTC',
+    locale        text NOT NULL DEFAULT 'en',
+    role          global_role NOT NULL DEFAULT 'member',
+    is_active     boolean NOT NULL DEFAULT true,
+    seq           bigint NOT NULL DEFAULT 0,   -- last number in this user's change log
+    version       bigint NOT NULL DEFAULT 1,
+    created_at    timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    updated_at    timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT users_email_check CHECK (email = lower(email) AND char_length(email) <= 254),
+    CONSTRAINT users_names_check CHECK (char_length(first_name) BETWEEN 1 AND 50 AND char_length(last_name) BETWEEN 1 AND 50)
+);
+CREATE INDEX users_name_trgm ON users USING gin ((first_name || ' ' || last_name || ' ' || email) gin_trgm_ops);
+
+CREATE TABLE sessions (
+    id           uuid PRIMARY KEY,
+    user_id      uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    user_agent   text NOT NULL DEFAULT '',
+    ip           text NOT NULL DEFAULT '',
+    created_at   timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    last_used_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    expires_at   timestamptz(3) NOT NULL,
+    revoked_at   timestamptz(3)
+);
+CREATE INDEX sessions_user ON sessions (user_id) WHERE revoked_at IS NULL;
+
+CREATE TABLE refresh_tokens (
+    hash       bytea PRIMARY KEY,              -- SHA-256 of the token
+    session_id uuid NOT NULL REFERENCES sessions ON DELETE CASCADE,
+    created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    used_at    timestamptz(3)
+);
+CREATE INDEX refresh_tokens_session ON refresh_tokens (session_id);
+
+CREATE TABLE projects (
+    id          uuid PRIMARY KEY,
+    key         text NOT NULL CONSTRAINT projects_key_key UNIQUE,
+    name        text NOT NULL,
+    description text NOT NULL DEFAULT '',
+    color       text,
+    status      project_status NOT NULL DEFAULT 'active',
+    start_date  date,
+    end_date    date,
+    settings    jsonb NOT NULL DEFAULT '{"viewersMayComment": false}',
+    created_by  uuid NOT NULL REFERENCES users,
+    seq         bigint NOT NULL DEFAULT 0,     -- last number in this project's change log
+    last_number integer NOT NULL DEFAULT 0,    -- last task number handed out; never goes back
+    version     bigint NOT NULL DEFAULT 1,
+    created_at  timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    updated_at  timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    deleted_at  timestamptz(3),
+    CONSTRAINT projects_key_check CHECK (key ~ '^[A-Z][A-Z0-9]{1,9}$'),
+    CONSTRAINT projects_name_check CHECK (char_length(name) BETWEEN 3 AND 100),
+    CONSTRAINT projects_description_check CHECK (char_length(description) <= 10000),
+    CONSTRAINT projects_color_check CHECK (color ~ '^#[0-9A-Fa-f]{6}$'),
+    CONSTRAINT projects_dates_check CHECK (end_date >= start_date)
+);
+
+CREATE TABLE members (
+    project_id uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
+    user_id    uuid NOT NULL REFERENCES users,
+    role       member_role NOT NULL,
+    version    bigint NOT NULL DEFAULT 1,
+    created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT members_pkey PRIMARY KEY (project_id, user_id)
+);
+CREATE INDEX members_user ON members (user_id, project_id);
+
+CREATE TABLE invitations (
+    id          uuid PRIMARY KEY,
+    project_id  uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
+    email       text NOT NULL,
+    role        member_role NOT NULL,
+    token_hash  bytea NOT NULL CONSTRAINT invitations_token_key UNIQUE, -- SHA-256
+    invited_by  uuid NOT NULL REFERENCES users,
+    created_at  timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    expires_at  timestamptz(3) NOT NULL,
+    CONSTRAINT invitations_email_key UNIQUE (project_id, email)
+);
+
+CREATE TABLE tasks (
+    id              uuid PRIMARY KEY,          -- UUIDv7: its order is the order of creation
+    project_id      uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
+    number          integer NOT NULL,
+    title           text NOT NULL,
+    description     text NOT NULL DEFAULT '',
+    status          task_status NOT NULL DEFAULT 'todo',
+    priority        task_priority NOT NULL DEFAULT 'medium',
+    assignee_id     uuid,
+    parent_id       uuid REFERENCES tasks,
+    position        text COLLATE "C" NOT NULL, -- see position_between
+    start_date      date,
+    due_date        date,
+    estimated_hours numeric(5,2),
+    actual_hours    numeric(5,2),
+    labels          text[] NOT NULL DEFAULT '{}',
+    created_by      uuid NOT NULL REFERENCES users,
+    started_at      timestamptz(3),            -- first left todo
+    completed_at    timestamptz(3),            -- became done; NULL again when reopened
+    version         bigint NOT NULL DEFAULT 1,
+    created_at      timestamptz(3) NOT NULL,
+    updated_at      timestamptz(3) NOT NULL,
+    deleted_at      timestamptz(3),
+    search          tsvector NOT NULL GENERATED ALWAYS AS (
+                        setweight(to_tsvector('simple', title), 'A') ||
+                        setweight(to_tsvector('simple', description), 'B')) STORED,
+    CONSTRAINT tasks_number_key UNIQUE (project_id, number),
+    CONSTRAINT tasks_position_key UNIQUE (project_id, position) DEFERRABLE,
+    CONSTRAINT tasks_assignee_fkey FOREIGN KEY (project_id, assignee_id) REFERENCES members,
+    CONSTRAINT tasks_title_check CHECK (char_length(title) BETWEEN 1 AND 255),
+    CONSTRAINT tasks_description_check CHECK (char_length(description) <= 20000),
+    CONSTRAINT tasks_dates_check CHECK (due_date >= start_date),
+    CONSTRAINT tasks_hours_check CHECK (estimated_hours >= 0 AND actual_hours >= 0),
+    CONSTRAINT tasks_labels_check CHECK (cardinality(labels) <= 20),
+    CONSTRAINT tasks_completed_check CHECK ((completed_at IS NOT NULL) = (status = 'done'))
+);
+CREATE INDEX tasks_created ON tasks (project_id, id);
+CREATE INDEX tasks_updated ON tasks (project_id, updated_at, id);
+CREATE INDEX tasks_due ON tasks (project_id, coalesce(due_date, 'infinity'), id);
+CREATE INDEX tasks_priority ON tasks (project_id, priority, id);
+CREATE INDEX tasks_title ON tasks (project_id, (lower(title) COLLATE "C"), id);
+CREATE INDEX tasks_assignee ON tasks (assignee_id, id) WHERE assignee_id IS NOT NULL;
+CREATE INDEX tasks_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX tasks_labels ON tasks USING gin (labels);
+CREATE INDEX tasks_search ON tasks USING gin (search);
+CREATE INDEX tasks_title_trgm ON tasks USING gin (title gin_trgm_ops);
+
+CREATE TABLE task_blockers (
+    task_id    uuid NOT NULL REFERENCES tasks ON DELETE CASCADE,
+    blocker_id uuid NOT NULL REFERENCES tasks ON DELETE CASCADE,
+    PRIMARY KEY (task_id, blocker_id),
+    CONSTRAINT task_blockers_self_check CHECK (task_id <> blocker_id)
+);
+CREATE INDEX task_blockers_blocker ON task_blockers (blocker_id);
+
+CREATE TABLE task_watchers (
+    task_id uuid NOT NULL REFERENCES tasks ON DELETE CASCADE,
+    user_id uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    PRIMARY KEY (task_id, user_id)
+);
+CREATE INDEX task_watchers_user ON task_watchers (user_id);
+
+CREATE TABLE events (
+    scope   uuid NOT NULL,
+    seq     bigint NOT NULL,
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor   uuid,                              -- NULL: the system
+    kind    text NOT NULL,
+    subject uuid NOT NULL,
+    changes jsonb NOT NULL DEFAULT '{}',       -- {field: [old, new]}
+    PRIMARY KEY (scope, seq)
+);
+CREATE INDEX events_subject ON events (subject, at, seq);
+
+CREATE FUNCTION refuse(code text, detail text DEFAULT '') RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'TF000', MESSAGE = code, DETAIL = detail;
+END $$;
+
+CREATE FUNCTION role_in(project uuid, actor uuid) RETURNS member_role LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN u.role = 'admin' THEN 'owner'
+                WHEN u.role = 'manager' THEN coalesce(m.role, 'viewer')
+                ELSE m.role END
+    FROM users u LEFT JOIN members m ON m.project_id = project AND m.user_id = u.id
+    WHERE u.id = actor AND u.is_active
+$$;
+
+CREATE FUNCTION enter_project(project uuid, actor uuid, need member_role, versions bigint[] DEFAULT NULL, trash boolean DEFAULT false)
+RETURNS member_role LANGUAGE plpgsql AS $$
+DECLARE
+    p record;
+    have member_role;
+BEGIN
+    SELECT version, deleted_at INTO p FROM projects WHERE id = project FOR NO KEY UPDATE;
+    have := role_in(project, actor);
+    IF NOT FOUND OR have IS NULL OR (p.deleted_at IS NOT NULL) <> trash THEN
+        PERFORM refuse('not_found');
+    ELSIF have < need THEN
+        PERFORM refuse('forbidden', need::text);
+    ELSIF p.version <> ALL (versions) THEN
+        PERFORM refuse('version_mismatch', p.version::text);
+    END IF;
+    RETURN have;
+END $$;
+
+CREATE FUNCTION enter_work(project uuid, actor uuid, need member_role) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    state project_status;
+BEGIN
+    PERFORM enter_project(project, actor, need);
+    SELECT status INTO state FROM projects WHERE id = project;
+    IF state <> 'active' THEN
+        PERFORM refuse('project_not_active', state::text);
+    END IF;
+END $$;
+
+CREATE FUNCTION enter_task(task uuid, actor uuid, need member_role, versions bigint[] DEFAULT NULL, trash boolean DEFAULT false)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    home uuid;
+    t record;
+BEGIN
+    SELECT project_id INTO home FROM tasks WHERE id = task;
+    IF home IS NULL THEN
+        PERFORM refuse('not_found');
+    END IF;
+    PERFORM enter_work(home, actor, need);
+    SELECT project_id, version, deleted_at INTO t FROM tasks WHERE id = task;
+    IF t.project_id IS DISTINCT FROM home THEN
+        RAISE serialization_failure USING MESSAGE = 'the task moved to another project meanwhile';
+    ELSIF (t.deleted_at IS NOT NULL) <> trash THEN
+        PERFORM refuse('not_found');
+    ELSIF t.version <> ALL (versions) THEN
+        PERFORM refuse('version_mismatch', t.version::text);
+    END IF;
+END $$;
+
+CREATE FUNCTION log_change(project uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE sql AS $$
+    WITH p AS (UPDATE projects SET seq = projects.seq + 1 WHERE id = project RETURNING seq)
+    INSERT INTO events (scope, seq, actor, kind, subject, changes)
+    SELECT project, p.seq, actor, kind, subject, changes FROM p RETURNING seq
+$$;
+
+CREATE FUNCTION log_account_change(account uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE sql AS $$
+    WITH u AS (UPDATE users SET seq = users.seq + 1 WHERE id = account RETURNING seq)
+    INSERT INTO events (scope, seq, actor, kind, subject, changes)
+    SELECT account, u.seq, actor, kind, subject, changes FROM u RETURNING seq
+$$;
+
+CREATE FUNCTION changes(old jsonb, new jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(key, jsonb_build_array(o.value, n.value)), '{}')
+    FROM jsonb_each(old) o FULL JOIN jsonb_each(new) n USING (key)
+    WHERE coalesce(o.value, 'null') <> coalesce(n.value, 'null')
+$$;
+
+CREATE FUNCTION task_fields(t tasks) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'title', t.title, 'description', t.description, 'status', t.status, 'priority', t.priority,
+        'assigneeId', t.assignee_id, 'parentId', t.parent_id, 'position', t.position,
+        'startDate', t.start_date, 'dueDate', t.due_date,
+        'estimatedHours', t.estimated_hours, 'actualHours', t.actual_hours, 'labels', t.labels)
+$$;
+
+CREATE FUNCTION project_fields(p projects) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'name', p.name, 'description', p.description, 'color', p.color, 'status', p.status,
+        'startDate', p.start_date, 'endDate', p.end_date, 'settings', p.settings)
+$$;
+
+CREATE FUNCTION user_fields(u users) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'email', u.email, 'firstName', u.first_name, 'lastName', u.last_name, 'avatarUrl', u.avatar_url,
+        'timezone', u.timezone, 'locale', u.locale, 'role', u.role, 'isActive', u.is_active)
+$$;
+
+CREATE FUNCTION check_parent(task uuid, parent uuid, project uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM tasks WHERE id = parent AND project_id = project AND deleted_at IS NULL) THEN
+        PERFORM refuse('invalid_parent', 'not_found');
+    END IF;
+    IF EXISTS (
+        WITH RECURSIVE up AS (
+            SELECT id, parent_id FROM tasks WHERE id = parent
+            UNION SELECT t.id, t.parent_id FROM tasks t JOIN up ON t.id = up.parent_id)
+        SELECT FROM up WHERE id = task) THEN
+        PERFORM refuse('invalid_parent', 'cycle');
+    END IF;
+END $$;
+
+CREATE FUNCTION check_blocker(task uuid, blocker uuid) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM tasks b JOIN tasks t USING (project_id)
+                   WHERE b.id = blocker AND t.id = task AND b.deleted_at IS NULL) THEN
+        PERFORM refuse('not_found');
+    END IF;
+    IF EXISTS (
+        WITH RECURSIVE up AS (
+            SELECT blocker AS id
+            UNION SELECT b.blocker_id FROM task_blockers b JOIN up ON b.task_id = up.id)
+        SELECT FROM up WHERE id = task) THEN
+        PERFORM refuse('blocker_cycle');
+    END IF;
+END $$;
+
+CREATE FUNCTION position_between(lo text, hi text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    digits CONSTANT text := '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
+    key text := '';
+    a int;
+    b int;
+    i int := 1;
+BEGIN
+    IF lo IS NULL AND hi IS NULL THEN
+        RETURN '5000000000';
+    ELSIF hi IS NULL THEN
+        RETURN lpad((left(lo, 10)::bigint + 1)::text, 10, '0');
+    ELSIF lo IS NULL THEN
+        RETURN lpad((left(hi, 10)::bigint - 1)::text, 10, '0');
+    ELSIF left(hi, 10)::bigint - left(lo, 10)::bigint > 1 THEN
+        RETURN lpad(((left(hi, 10)::bigint + left(lo, 10)::bigint) / 2)::text, 10, '0');
+    END IF;
+    LOOP
+        a := greatest(strpos(digits, substr(lo, i, 1)), 1) - 1; -- past its end lo goes on with 0
+        b := CASE WHEN hi IS NULL THEN 62 ELSE strpos(digits, substr(hi, i, 1)) - 1 END;
+        IF i <= 10 THEN -- in the number: equal, or apart by one so that lo's number is kept
+            key := key || substr(lo, i, 1);
+            IF a < b THEN hi := NULL; END IF;
+        ELSIF b - a > 1 THEN
+            RETURN key || substr(digits, (a + b) / 2 + 1, 1);
+        ELSE
+            key := key || substr(digits, a + 1, 1);
+            IF a < b THEN hi := NULL; END IF;
+        END IF;
+        i := i + 1;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION position_for(task uuid, place text, anchor uuid) RETURNS text LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    home uuid := (SELECT project_id FROM tasks WHERE id = task);
+    lo text;
+    hi text;
+BEGIN
+    IF place IN ('before', 'after') THEN
+        SELECT position INTO lo FROM tasks WHERE id = anchor AND project_id = home AND id <> task AND deleted_at IS NULL;
+        IF NOT FOUND THEN
+            PERFORM refuse('invalid_neighbor', place);
+        END IF;
+        hi := lo;
+    END IF;
+    IF place = 'after' THEN
+        SELECT min(position) INTO hi FROM tasks WHERE project_id = home AND position > lo AND id <> task;
+    ELSIF place = 'before' THEN
+        SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND position < hi AND id <> task;
+    ELSIF place = 'first' THEN
+        SELECT min(position) INTO hi FROM tasks WHERE project_id = home AND id <> task;
+    ELSE
+        SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND id <> task;
+    END IF;
+    RETURN position_between(lo, hi);
+END $$;
+
+CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    home uuid := (SELECT project_id FROM tasks WHERE id = task);
+BEGIN
+    IF length(position_for(task, place, anchor)) > 1000 THEN
+        UPDATE tasks t SET position = (5000000000 + o.n)::text, version = t.version + 1
+        FROM (SELECT id, row_number() OVER (ORDER BY position) AS n FROM tasks WHERE project_id = home) o
+        WHERE t.id = o.id;
+        PERFORM log_change(home, actor, 'project.reordered', home, '{}');
+    END IF;
+END $$;

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// A problem is an error that a client may see, in the form of RFC 9457. Every other error is
+// logged and answered as "internal" with nothing of it in the answer.
+type problem struct {
+	Type      string       `json:"type"` // a path that explains the code: /problems/<code>
+	Title     string       `json:"title"`
+	Status    int          `json:"status"`
+	Detail    string       `json:"detail,omitempty"`
+	Instance  string       `json:"instance,omitempty"` // path of the request
+	Code      string       `json:"code"`
+	RequestID string       `json:"requestId,omitempty"`
+	Errors    []fieldError `json:"errors,omitempty"`
+
+	header http.Header // sent with the problem: Retry-After, ETag, Allow …
+}
+
+// A fieldError says what is wrong with one field or parameter.
+type fieldError struct {
+	Field   string `json:"field"` // JSON path (labels[2]) or parameter name
+	Code    string `json:"code"`
+	Message string `json:"message"` // tells how to fix it
+}
+
+func (p *problem) Error() string { return p.Code + ": " + p.Detail }
+
+// problemCodes is every code the API answers, with its status and what to do about it.
+// Served at /problems/<code>, and the API description lists the same.
+var problemCodes = map[string]struct {
+	status int
+	title  string
+	help   string
+}{
+	"malformed_json":        {400, "Malformed JSON", "Send one JSON value in UTF-8, without duplicate keys, NUL, lone surrogates or text after it, nested at most 32 deep."},
+	"bad_parameter":         {400, "Bad parameter", "Correct the query or path parameters named in errors."},
+	"bad_request":           {400, "Bad request", "The request itself is not one this server can read."},
+	"unauthenticated":       {401, "Not signed in", "Send Authorization: Bearer with an access token that has not expired; refresh it or sign in again."},
+	"invalid_credentials":   {401, "Wrong email or password", "Check both; the answer is the same for an unknown or deactivated account."},
+	"invalid_refresh_token": {401, "Refresh token not valid", "Sign in again. A token used twice ends its session."},
+	"wrong_password":        {403, "Wrong password", "Send your present password in currentPassword."},
+	"forbidden":             {403, "Not allowed", "Your role does not allow this; ask an owner or admin of the project."},
+	"registration_closed":   {403, "Registration is closed", "Ask to be invited, or ask the operator to open registration."},
+	"not_found":             {404, "Not found", "There is nothing here, or nothing that you may see."},
+	"method_not_allowed":    {405, "Method not allowed", "Use one of the methods in the Allow header."},
+	"email_taken":           {409, "Email already registered", "Sign in, or reset the password."},
+	"key_taken":             {409, "Project key taken", "Choose another key, or leave it out to have one derived from the name."},
+	"already_member":        {409, "Already a member", "Change the member's role instead."},
+	"last_owner":            {409, "Last owner", "Make somebody else an owner first: a project always has one."},
+	"last_admin":            {409, "Last admin", "Make somebody else an admin first: the installation always has an active one."},
+	"project_not_active":    {409, "Project not active", "The project is archived or completed, for reading only; set its status to active first."},
+	"blocker_cycle":         {409, "Blocker cycle", "That task already waits for this one, directly or through others."},
+	"version_mismatch":      {412, "Changed meanwhile", "Read the resource again (the ETag header has its present version) and repeat the change if it still makes sense."},
+	"body_too_large":        {413, "Body too large", "Send less at once."},
+	"unsupported_media":     {415, "Unsupported media type", "Send Content-Type: application/json (PATCH also takes application/merge-patch+json) and no Content-Encoding."},
+	"validation_failed":     {422, "Validation failed", "Correct the fields named in errors."},
+	"unavailable":           {503, "Temporarily unavailable", "Try again after the time in Retry-After; nothing was changed."},
+	"internal":              {500, "Internal error", "This is our fault; the request id helps to find it in the log."},
+}
+
+// newProblem makes the problem of a known code; an empty detail means the code's own advice.
+func newProblem(code, detail string, errs ...fieldError) *problem {
+	c := problemCodes[code]
+	if detail == "" {
+		detail = c.help
+	}
+	return &problem{
+		Type: "/problems/" + code, Title: c.title, Status: c.status,
+		Detail: detail, Code: code, Errors: errs,
+	}
+}
+
+// with adds a header to the answer that carries the problem.
+func (p *problem) with(name, value string) *problem {
+	if p.header == nil {
+		p.header = http.Header{}
+	}
+	p.header.Set(name, value)
+	return p
+}
+
+// invalid is the problem of a body whose fields break rules.
+func invalid(errs ...fieldError) *problem {
+	return newProblem("validation_failed", detailOf(errs), errs...)
+}
+
+// badParameter is the problem of query or path parameters that break rules.
+func badParameter(errs ...fieldError) *problem {
+	return newProblem("bad_parameter", detailOf(errs), errs...)
+}
+
+// detailOf puts field errors into one sentence, for people who read only that.
+func detailOf(errs []fieldError) string {
+	var parts []string
+	for _, e := range errs {
+		parts = append(parts, e.Field+" "+e.Message)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// send writes the problem as the answer.
+func (p *problem) send(w http.ResponseWriter) {
+	body, err := json.Marshal(p)
+	if err != nil { // strings and numbers only: cannot happen
+		panic(err)
+	}
+	for name, values := range p.header {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	w.Write(append(body, '\n'))
+}

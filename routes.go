@@ -1,0 +1,147 @@
+package main
+
+import (
+	"net/http"
+	"strings"
+)
+
+// access is who may call a route. The first three are judged here; the project roles where the
+// project is known, in the statement itself (enter_project, visibleSQL). A test calls every route
+// as everybody and compares with this table.
+type access string
+
+const (
+	anyone       access = "anyone"
+	signedIn     access = "signed in"
+	globalAdmins access = "global admin"
+	viewers      access = "project viewer" // and every role above
+	members      access = "project member"
+	admins       access = "project admin"
+	owners       access = "project owner"
+)
+
+// route is one line of the table.
+type route struct {
+	pattern string // method and path, as net/http's mux reads them
+	who     access
+	handle  handlerFunc
+}
+
+// routes is every URL of the service.
+func (s *server) routes() []route {
+	return []route{
+		{"GET /health", anyone, s.handleHealth}, // is the process alive
+		{"GET /ready", anyone, s.handleReady},   // can it serve
+		{"GET /{$}", anyone, s.handleRoot},
+		{"GET /openapi.yaml", anyone, s.handleOpenAPI},
+		{"GET /docs", anyone, s.handleDocs},
+		{"GET /docs/{file}", anyone, s.handleDocsFile},
+		{"GET /problems/{code}", anyone, s.handleProblemCode},
+
+		{"POST /api/v1/auth/register", anyone, s.handleRegister},
+		{"POST /api/v1/auth/login", anyone, s.handleLogin},
+		{"POST /api/v1/auth/refresh", anyone, s.handleRefresh},
+		{"POST /api/v1/auth/logout", signedIn, s.handleLogout},
+
+		{"GET /api/v1/me", signedIn, s.handleMe},
+		{"PATCH /api/v1/me", signedIn, s.handlePatchMe},
+		{"PUT /api/v1/me/password", signedIn, s.handleSetPassword},
+		{"GET /api/v1/me/sessions", signedIn, s.handleSessions},
+		{"DELETE /api/v1/me/sessions", signedIn, s.handleEndSessions},
+		{"DELETE /api/v1/me/sessions/{id}", signedIn, s.handleEndSession},
+		{"GET /api/v1/users", signedIn, s.handleUsers},
+		{"GET /api/v1/users/{id}", signedIn, s.handleUser},
+		{"PATCH /api/v1/users/{id}", globalAdmins, s.handlePatchUser},
+
+		{"POST /api/v1/projects", signedIn, s.handleCreateProject},
+		{"GET /api/v1/projects", signedIn, s.handleProjects},
+		{"GET /api/v1/projects/{id}", viewers, s.handleProject},
+		{"PATCH /api/v1/projects/{id}", admins, s.handlePatchProject},
+		{"DELETE /api/v1/projects/{id}", owners, s.handleDeleteProject},
+		{"POST /api/v1/projects/{id}/restore", owners, s.handleRestoreProject},
+		{"GET /api/v1/projects/{id}/stats", viewers, s.handleProjectStats},
+		{"GET /api/v1/projects/{id}/activity", viewers, s.handleProjectActivity},
+		{"GET /api/v1/projects/{id}/members", viewers, s.handleMembers},
+		{"POST /api/v1/projects/{id}/members", admins, s.handleAddMember},
+		{"PATCH /api/v1/projects/{id}/members/{userId}", admins, s.handlePatchMember},
+		{"DELETE /api/v1/projects/{id}/members/{userId}", admins, s.handleRemoveMember}, // or oneself
+		{"GET /api/v1/projects/{id}/invitations", admins, s.handleInvitations},
+		{"DELETE /api/v1/projects/{id}/invitations/{invitationId}", admins, s.handleDeleteInvitation},
+		{"POST /api/v1/invitations/accept", signedIn, s.handleAcceptInvitation},
+
+		{"POST /api/v1/tasks", members, s.handleCreateTask},
+		{"GET /api/v1/tasks", signedIn, s.handleTasks}, // those the caller reads
+		{"POST /api/v1/tasks/bulk", signedIn, s.handleBulk},
+		{"GET /api/v1/tasks/{id}", viewers, s.handleTask},
+		{"PATCH /api/v1/tasks/{id}", members, s.handlePatchTask},
+		{"DELETE /api/v1/tasks/{id}", members, s.handleDeleteTask},
+		{"POST /api/v1/tasks/{id}/restore", members, s.handleRestoreTask},
+		{"POST /api/v1/tasks/{id}/move", members, s.handleMoveTask},
+		{"GET /api/v1/tasks/{id}/activity", viewers, s.handleTaskActivity},
+		{"PUT /api/v1/tasks/{id}/blockers/{otherId}", members, s.handleAddBlocker},
+		{"DELETE /api/v1/tasks/{id}/blockers/{otherId}", members, s.handleRemoveBlocker},
+		{"PUT /api/v1/tasks/{id}/watch", viewers, s.handleWatch},
+		{"DELETE /api/v1/tasks/{id}/watch", viewers, s.handleUnwatch},
+	}
+}
+
+// handler is the whole service: the table behind the middleware.
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range s.routes() {
+		mux.Handle(rt.pattern, s.guard(rt))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, unrouted(mux, r)) })
+	return s.front(mux)
+}
+
+// workerHandler is what a process that only works answers: how it is.
+func (s *server) workerHandler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range s.routes() {
+		if rt.pattern == "GET /health" || rt.pattern == "GET /ready" {
+			mux.Handle(rt.pattern, s.guard(rt))
+		}
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, unrouted(mux, r)) })
+	return s.front(mux)
+}
+
+// guard lets a route's callers in and answers its errors.
+func (s *server) guard(rt route) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec, _ := w.(*recorder)
+		rec.route = rt.pattern
+		if rt.who != anyone {
+			c, err := s.authenticate(r)
+			if err == nil && rt.who == globalAdmins && c.Role != globalAdmin {
+				err = newProblem("forbidden", "Only admins of the installation may do this.")
+			}
+			if err != nil {
+				s.fail(w, r, err)
+				return
+			}
+			rec.user = c.ID.String()
+			r = r.WithContext(withCaller(r.Context(), c))
+		}
+		if err := rt.handle(w, r); err != nil {
+			s.fail(w, r, err)
+		}
+	})
+}
+
+// unrouted is the problem of a request that no pattern matches: 405 where another method would.
+func unrouted(mux *http.ServeMux, r *http.Request) *problem {
+	var allowed []string
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if _, pattern := mux.Handler(other); pattern != "/" {
+			allowed = append(allowed, method)
+		}
+	}
+	if allowed == nil {
+		return newProblem("not_found", "")
+	}
+	return newProblem("method_not_allowed", "").with("Allow", strings.Join(allowed, ", "))
+}

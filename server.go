@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// server is what every handler hangs on: the stores and the settings of one process.
+type server struct {
+	config   config
+	log      *slog.Logger
+	db       *database
+	redis    redis.UniversalClient
+	keys     *keyring      // signs tokens and cursors
+	hashing  chan struct{} // one slot for each password hash that may run at once
+	stopping atomic.Bool   // the process is about to end: not ready for new requests
+}
+
+// globalRole is a user's role in the whole installation.
+type globalRole string
+
+const (
+	globalMember  globalRole = "member"
+	globalManager globalRole = "manager" // reads every project, makes projects for others
+	globalAdmin   globalRole = "admin"   // everything
+)
+
+// memberRole is a user's role in one project, each with all that the ones before it may do.
+type memberRole string
+
+const (
+	roleViewer memberRole = "viewer" // reads and watches
+	roleMember memberRole = "member" // plans the work
+	roleAdmin  memberRole = "admin"  // members and settings
+	roleOwner  memberRole = "owner"  // everything, and deletes the project
+)
+
+// caller is who makes a request, as the database has it now, never as a token claims.
+type caller struct {
+	ID       uuid       `db:"id"`
+	Session  uuid       `db:"session_id"`
+	Role     globalRole `db:"role"`
+	Timezone string     `db:"timezone"` // decides what "today" is
+}
+
+// seesAll tells whether the caller reads every project.
+func (c caller) seesAll() bool { return c.Role == globalManager || c.Role == globalAdmin }
+
+type contextKey int
+
+const (
+	callerKey contextKey = iota
+	requestKey
+)
+
+// callerOf is the signed-in user of a request; the route table makes sure that there is one.
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey).(*caller)
+	if c == nil {
+		return caller{}
+	}
+	return *c
+}
+
+func withCaller(ctx context.Context, c caller) context.Context {
+	return context.WithValue(ctx, callerKey, &c)
+}
+
+// requestOf is the request's id, for logs and problems.
+func requestOf(ctx context.Context) string {
+	id, _ := ctx.Value(requestKey).(string)
+	return id
+}

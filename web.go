@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"strings"
+
+	swaggerui "github.com/swaggest/swgui/v5/static"
+)
+
+//go:embed openapi.yaml
+var openAPI []byte
+
+//go:embed web/docs/index.html
+var docsPage []byte
+
+//go:embed web/docs/init.js
+var docsScript []byte
+
+// docsPolicy lets the API page run its own scripts and nothing else, and call only this server.
+// Swagger UI's style sheet has its icons as data: images.
+const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// handleRoot sends a person who opens the bare address to the API page.
+func (s *server) handleRoot(w http.ResponseWriter, r *http.Request) error {
+	http.Redirect(w, r, "/docs", http.StatusFound)
+	return nil
+}
+
+// handleOpenAPI answers the API's description, OpenAPI 3.1.
+func (s *server) handleOpenAPI(w http.ResponseWriter, r *http.Request) error {
+	return writeFile(w, "application/yaml", openAPI)
+}
+
+// handleDocs answers the API page: Swagger UI, without a request to anywhere else.
+func (s *server) handleDocs(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Security-Policy", docsPolicy)
+	return writeFile(w, "text/html; charset=utf-8", docsPage)
+}
+
+// docsFiles are the files of Swagger UI that the page uses, with their media types.
+var docsFiles = map[string]string{
+	"swagger-ui.css":       "text/css; charset=utf-8",
+	"swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+	"favicon-32x32.png":    "image/png",
+}
+
+// handleDocsFile answers a file of the API page. Those of Swagger UI are compressed in the binary
+// and sent so; every browser reads gzip.
+func (s *server) handleDocsFile(w http.ResponseWriter, r *http.Request) error {
+	name := r.PathValue("file")
+	if name == "init.js" {
+		return writeFile(w, "text/javascript; charset=utf-8", docsScript)
+	}
+	media, ok := docsFiles[name]
+	if !ok {
+		return newProblem("not_found", "")
+	}
+	w.Header().Set("Cache-Control", "public, max-age=3600")
+	if data, err := fs.ReadFile(swaggerui.FS, name); err == nil {
+		return writeFile(w, media, data)
+	}
+	data, err := fs.ReadFile(swaggerui.FS, name+".gz")
+	if err != nil {
+		return fmt.Errorf("read embedded %s: %w", name, err)
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	return writeFile(w, media, data)
+}
+
+// handleProblemCode explains a code of the API's problems, so that their type is an address worth opening.
+func (s *server) handleProblemCode(w http.ResponseWriter, r *http.Request) error {
+	code := r.PathValue("code")
+	p, ok := problemCodes[code]
+	if !ok {
+		return newProblem("not_found", "")
+	}
+	return writeFile(w, "text/plain; charset=utf-8", fmt.Appendf(nil, "%s (%d %s)\n\n%s\n", code, p.status, p.title, p.help))
+}
+
+// writeFile answers bytes that this program holds.
+func writeFile(w http.ResponseWriter, media string, data []byte) error {
+	w.Header().Set("Content-Type", media)
+	if strings.HasPrefix(media, "text/html") || media == "application/yaml" {
+		w.Header().Set("Cache-Control", "no-cache")
+	}
+	_, err := bytes.NewReader(data).WriteTo(w)
+	return err
+}
