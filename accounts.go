@@ -207,7 +207,6 @@ func (in passwordChange) invalid() []fieldError {
 }
 
 const (
-	passwordByIDSQL = `SELECT id, password_hash, is_active FROM users WHERE id = $1`
 	// setPasswordSQL works only on the hash that was checked, so of two changes at once one fails.
 	setPasswordSQL = `
 	WITH u AS (
@@ -359,14 +358,6 @@ func (s *server) handleUsers(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeList(s, w, r, p, rows, total, func(x person) cursor { return cursor{ID: x.ID.String()} })
-}
-
-// likePattern matches a text anywhere, with LIKE's own characters taken literally; "" stays "".
-func likePattern(text string) string {
-	if text == "" {
-		return ""
-	}
-	return "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(text) + "%"
 }
 
 // handleUser answers one person; to admins, and to himself, with the whole account.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -96,13 +95,4 @@ func (s *server) handleTaskActivity(w http.ResponseWriter, r *http.Request) erro
 	return writeList(s, w, r, p, events, total, func(e event) cursor {
 		return cursor{Key: e.At.Format(time.RFC3339Nano), ID: strconv.FormatInt(e.Seq, 10)}
 	})
-}
-
-// countIf runs a count when the client asked for a total; lists never count otherwise.
-func (s *server) countIf(ctx context.Context, wanted bool, sql string, args ...any) (*int64, error) {
-	if !wanted {
-		return nil, nil
-	}
-	n, err := queryValue[int64](ctx, s.db, sql, args...)
-	return &n, err
 }

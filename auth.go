@@ -1,26 +1,19 @@
 package main
 
 import (
-	"context"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/base64"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/crypto/bcrypt"
 )
 
 const (
-	minPassword     = 8   // characters
-	maxPassword     = 128 // characters
-	maxUserAgent    = 200 // bytes kept of a session's User-Agent
-	refreshGrace    = 10 * time.Second
-	hashingPatience = 5 * time.Second // waiting for a slot to hash a password
+	maxUserAgent = 200 // bytes kept of a session's User-Agent
+	refreshGrace = 10 * time.Second
 )
 
 // session is what register, login and refresh answer.
@@ -77,7 +70,7 @@ func (s *server) handleRegister(w http.ResponseWriter, r *http.Request) error {
 // registrationSQL refuses a registration that the setting does not allow. The first account of an
 // empty installation is always allowed, and only one request at a time may be it.
 const registrationSQL = `
-	SELECT pg_advisory_xact_lock(7227301656) WHERE NOT EXISTS (SELECT FROM users)
+	SELECT pg_advisory_xact_lock(7227301656)::text WHERE NOT EXISTS (SELECT FROM users)
 	UNION ALL
 	SELECT refuse('registration_closed') WHERE $2 <> 'open' AND EXISTS (SELECT FROM users)
 		AND NOT ($2 = 'invite' AND EXISTS (SELECT FROM invitations WHERE email = $1 AND expires_at > now()))`
@@ -108,15 +101,6 @@ func (in credentials) invalid() []fieldError {
 	f.text("password", in.Password, 1, maxPassword, false)
 	return f.errs
 }
-
-// storedPassword is what sign-in needs to know of an account.
-type storedPassword struct {
-	ID           uuid
-	PasswordHash string
-	IsActive     bool
-}
-
-const passwordByEmailSQL = `SELECT id, password_hash, is_active FROM users WHERE email = $1`
 
 // handleLogin starts a session. An unknown address, a wrong password and a deactivated account get
 // the same answer after the same work.
@@ -311,53 +295,4 @@ func (s *server) authenticate(r *http.Request) (caller, error) {
 		return caller{}, newProblem("unauthenticated", "The session has ended.")
 	}
 	return who, err
-}
-
-// passwordKey keeps our password digests apart from anybody else's SHA-384 lists. It is no secret
-// and must never change. It is not derived from JWT_SECRET, so that secret can be replaced.
-const passwordKey = "taskflow/password/v1"
-
-// passwordDigest is the password in 64 characters without NUL, because bcrypt stops at NUL and
-// ignores what comes after 72 bytes.
-func passwordDigest(password string) []byte {
-	h := hmac.New(sha512.New384, []byte(passwordKey))
-	h.Write([]byte(password))
-	return []byte(base64.StdEncoding.EncodeToString(h.Sum(nil)))
-}
-
-// hashPassword is slow on purpose; see hashSlot.
-func (s *server) hashPassword(ctx context.Context, password string) (string, error) {
-	if err := s.hashSlot(ctx); err != nil {
-		return "", err
-	}
-	defer func() { <-s.hashing }()
-	hash, err := bcrypt.GenerateFromPassword(passwordDigest(password), s.config.bcryptCost)
-	return string(hash), err
-}
-
-// checkPassword compares a password with a hash. An empty hash, of an account that does not exist,
-// takes as long and never matches.
-func (s *server) checkPassword(ctx context.Context, hash, password string) (bool, error) {
-	if hash == "" {
-		_, err := s.hashPassword(ctx, password)
-		return false, err
-	}
-	if err := s.hashSlot(ctx); err != nil {
-		return false, err
-	}
-	defer func() { <-s.hashing }()
-	return bcrypt.CompareHashAndPassword([]byte(hash), passwordDigest(password)) == nil, nil
-}
-
-// hashSlot waits for one of the few slots in which passwords are hashed, so that many sign-ins at
-// once cannot take every processor from the rest.
-func (s *server) hashSlot(ctx context.Context) error {
-	select {
-	case s.hashing <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(hashingPatience):
-		return newProblem("unavailable", "Too many sign-ins at once.")
-	}
 }

@@ -498,6 +498,15 @@ func writeList[T any](s *server, w http.ResponseWriter, r *http.Request, p page,
 	return writeJSON(w, http.StatusOK, out)
 }
 
+// countIf runs a count when the client asked for a total; lists never count otherwise.
+func (s *server) countIf(ctx context.Context, wanted bool, sql string, args ...any) (*int64, error) {
+	if !wanted {
+		return nil, nil
+	}
+	n, err := queryValue[int64](ctx, s.db, sql, args...)
+	return &n, err
+}
+
 // fields collects what is wrong with the fields of a body.
 type fields struct{ errs []fieldError }
 

@@ -8,6 +8,8 @@
 //	main.go      commands, and the life of a process from settings to stop
 //	admin.go     the operator's subcommands: accounts, health check
 //	dev.go       dev mode's private PostgreSQL and Redis
+//	dev_postgres.go  the PostgreSQL of the two
+//	dev_child.go     child processes that die with this one
 //	dev_linux.go, dev_other.go  what of that depends on the system
 //	routes.go    every URL and who may call it
 //
@@ -18,15 +20,17 @@
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
 //	moves.go     order, transfer between projects, blockers, watchers
-//	tasks.go     tasks
-//	filter.go    from query parameters to SQL
+//	tasklist.go  tasks in lists: filters, search, sorting
+//	tasks.go     tasks, one at a time
 //	members.go   members and invitations
 //	projects.go  projects and their figures
-//	auth.go      register, sign in, refresh; passwords and sessions
-//	accounts.go  the own account, and other people
+//	auth.go      register, sign in, refresh, sign out
+//	accounts.go  the own account, its sessions, and other people
+//	passwords.go hashing and checking
 //
 // Core: what every feature hangs on.
 //
+//	filter.go    from filters and sorting to SQL
 //	http.go      handlers, bodies in, JSON out, lists, cursors, the access log
 //	server.go    the server and who is calling it
 //

@@ -314,7 +314,7 @@ const (
 		UPDATE projects p SET name = n.name, description = n.description, color = n.color, status = n.status,
 			start_date = n.start_date, end_date = n.end_date, settings = n.settings,
 			version = p.version + 1, updated_at = clock_timestamp()
-		FROM projects o, jsonb_populate_record(o, $3 || jsonb_build_object('settings', o.settings || coalesce($3 -> 'settings', '{}'))) n
+		FROM projects o, jsonb_populate_record(o, $3::jsonb || jsonb_build_object('settings', o.settings || coalesce($3::jsonb -> 'settings', '{}'))) n
 		WHERE o.id = $1 AND p.id = o.id AND project_fields(n) <> project_fields(o)
 		RETURNING p.id, changes(project_fields(o), project_fields(p)) AS what)
 	SELECT log_change(id, $2, 'project.updated', id, what) FROM p`

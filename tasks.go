@@ -240,50 +240,12 @@ func (s *server) handleTask(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if expand != nil { // the people and the project have versions of their own: no ETag for the whole
-		rows := []taskRow{{task: t}}
-		if err := s.expandTasks(r.Context(), rows, expand); err != nil {
+		if err := s.expandTasks(r.Context(), []*task{&t}, expand); err != nil {
 			return err
 		}
-		return writeJSON(w, http.StatusOK, rows[0])
+		return writeJSON(w, http.StatusOK, t)
 	}
 	return writeVersioned(w, r, http.StatusOK, t.Version, t)
-}
-
-// taskRow is a task in a list, with the text of its sort key.
-type taskRow struct {
-	task
-	SortKey string `json:"-"`
-}
-
-// handleTasks lists tasks of the projects that the caller reads.
-func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
-	q := parseQuery(r)
-	p := s.page(r, q)
-	f := q.taskQuery(r)
-	if err := q.done(); err != nil {
-		return err
-	}
-	sql, args := f.count(f.from)
-	total, err := s.countIf(r.Context(), p.total, sql, args...)
-	if err != nil {
-		return err
-	}
-	sql, args = f.page(taskColumns, f.from, "t.id", f.by, p)
-	rows, err := queryAll[taskRow](r.Context(), s.db, sql, args...)
-	if err != nil {
-		return err
-	}
-	if len(rows) == 0 && f.project != nil { // perhaps because he may not read it
-		if err := s.mayRead(r.Context(), *f.project); err != nil {
-			return err
-		}
-	}
-	if err := s.expandTasks(r.Context(), rows, f.expand); err != nil {
-		return err
-	}
-	return writeList(s, w, r, p, rows, total, func(row taskRow) cursor {
-		return cursor{Key: row.SortKey, ID: row.ID.String()}
-	})
 }
 
 const (
@@ -293,10 +255,10 @@ const (
 
 // expandTasks puts the people and projects that tasks name into them: at most one query for all
 // people and one for all projects.
-func (s *server) expandTasks(ctx context.Context, rows []taskRow, expand []string) error {
+func (s *server) expandTasks(ctx context.Context, tasks []*task, expand []string) error {
 	people, projects := map[uuid]*person{}, map[uuid]*project{}
 	assignee, creator := slices.Contains(expand, "assignee"), slices.Contains(expand, "creator")
-	for _, t := range rows {
+	for _, t := range tasks {
 		if assignee && t.AssigneeID != nil {
 			people[*t.AssigneeID] = nil
 		}
@@ -325,8 +287,7 @@ func (s *server) expandTasks(ctx context.Context, rows []taskRow, expand []strin
 			projects[found[i].ID] = &found[i]
 		}
 	}
-	for i := range rows {
-		t := &rows[i]
+	for _, t := range tasks {
 		if assignee && t.AssigneeID != nil {
 			t.Assignee = people[*t.AssigneeID]
 		}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode"
+)
+
+const (
+	maxSearch      = 200  // characters of a search text
+	maxLabelFilter = 50   // labels in one filter
+	relevanceDepth = 1000 // newest matches that a search without sort ranks
+)
+
+// taskOrders are the orders a list of tasks can have. createdAt is the id itself, a UUIDv7. A task
+// without a due date sorts as if due at the end of time.
+var taskOrders = map[string]order{
+	"createdAt": {"t.id", "uuid"},
+	"updatedAt": {"t.updated_at", "timestamptz"},
+	"dueDate":   {"coalesce(t.due_date, 'infinity')", "date"},
+	"priority":  {"t.priority", "task_priority"},
+	"title":     {`lower(t.title) COLLATE "C"`, "text"},
+	"position":  {"t.position", "text"},
+	"number":    {"t.number", "integer"},
+}
+
+// relevance sorts a search by how well a task matches; it is the default of a list with search.
+var relevance = sorting{order{"t.rank", "numeric"}, true}
+
+// taskQuery is a list of tasks as the client asked for it.
+type taskQuery struct {
+	filter
+	project *uuid
+	by      sorting
+	from    string // what the page is selected from
+	expand  []string
+}
+
+// taskQuery reads the parameters of GET /tasks into conditions on tasks t and their projects p.
+func (q *query) taskQuery(r *http.Request) taskQuery {
+	me := callerOf(r.Context())
+	f := taskQuery{from: "tasks t JOIN projects p ON p.id = t.project_id"}
+	f.visible(q, me)
+	if q.bool("deleted") {
+		f.where("t.deleted_at IS NOT NULL")
+	} else {
+		f.where("t.deleted_at IS NULL")
+	}
+	if list := q.listOf("status", taskStatuses...); list != nil {
+		f.where("t.status = ANY (?::text[]::task_status[])", list)
+	}
+	if list := q.listOf("priority", taskPriorities...); list != nil {
+		f.where("t.priority = ANY (?::text[]::task_priority[])", list)
+	}
+	f.person(q, "assigneeId", "t.assignee_id", me)
+	if id := q.uuidOr("createdBy", "me"); id != nil {
+		f.where("t.created_by = ?", id.or(me.ID))
+	}
+	if id := q.uuidOr("parentId", "none"); id != nil {
+		if id.word != "" {
+			f.where("t.parent_id IS NULL")
+		} else {
+			f.where("t.parent_id = ?", id.id)
+		}
+	}
+	if text := q.text("label"); text != "" {
+		labels := strings.Split(text, ",")
+		if len(labels) > maxLabelFilter {
+			q.wrong("label", "too_many", fmt.Sprintf("must have at most %d labels", maxLabelFilter))
+		}
+		f.where("t.labels && ?::text[]", labels)
+	}
+	f.dates(q, me)
+	f.search(q)
+	f.expand = q.listOf("expand", "assignee", "creator", "project")
+	return f
+}
+
+// visible limits the list to projects the caller reads, or the one he names.
+func (f *taskQuery) visible(q *query, me caller) {
+	f.project = q.uuid("projectId")
+	f.where("p.deleted_at IS NULL")
+	if f.project != nil {
+		f.where("t.project_id = ? AND (? OR EXISTS (SELECT FROM members m WHERE m.project_id = p.id AND m.user_id = ?))", *f.project, me.seesAll(), me.ID)
+	} else if !me.seesAll() {
+		f.where("t.project_id IN (SELECT project_id FROM members WHERE user_id = ?)", me.ID)
+	}
+}
+
+// person is a filter for a user's id, me or none.
+func (f *taskQuery) person(q *query, name, column string, me caller) {
+	id := q.uuidOr(name, "me", "none")
+	switch {
+	case id == nil:
+	case id.word == "none":
+		f.where(column + " IS NULL")
+	default:
+		f.where(column+" = ?", id.or(me.ID))
+	}
+}
+
+func (f *taskQuery) dates(q *query, me caller) {
+	if day := q.date("dueFrom"); day != "" {
+		f.where("t.due_date >= ?::text::date", day)
+	}
+	if day := q.date("dueTo"); day != "" {
+		f.where("t.due_date <= ?::text::date", day)
+	}
+	if since := q.timestamp("updatedSince"); since != nil {
+		f.where("t.updated_at >= ?", *since)
+	}
+	switch q.oneOf("overdue", "true", "false") {
+	case "true":
+		f.where("t.due_date < ?::text::date AND t.status <> 'done'", me.today())
+	case "false":
+		f.where("NOT coalesce(t.due_date < ?::text::date AND t.status <> 'done', false)", me.today())
+	}
+}
+
+// today is the caller's own date.
+func (c caller) today() string {
+	zone, err := time.LoadLocation(c.Timezone)
+	if err != nil {
+		zone = time.UTC
+	}
+	return time.Now().In(zone).Format(time.DateOnly)
+}
+
+// search finds tasks by whole words in title and description, the last word also as a beginning,
+// and by any part of the title. Without sort the best matches come first.
+func (f *taskQuery) search(q *query) {
+	text := q.text("search")
+	if n := len([]rune(text)); n > maxSearch {
+		q.wrong("search", "too_long", fmt.Sprintf("must have at most %d characters", maxSearch))
+		return
+	}
+	if text == "" {
+		f.by = q.sort(taskOrders, "-createdAt")
+		return
+	}
+	pattern, words := f.arg(likePattern(text)), f.arg(prefixQuery(text))
+	f.where("(t.search @@ to_tsquery('simple', " + words + ") OR t.title ILIKE " + pattern + ")")
+	if q.values.Has("sort") {
+		f.by = q.sort(taskOrders, "")
+		return
+	}
+	q.known = append(q.known, "sort")
+	f.by = relevance
+	f.from = fmt.Sprintf(`(SELECT t.*, round((ts_rank(t.search, to_tsquery('simple', %s)) + (t.title ILIKE %s)::int)::numeric, 6) AS rank
+		FROM %s%s ORDER BY t.id DESC LIMIT %d) t JOIN projects p ON p.id = t.project_id`, words, pattern, f.from, f.clause(), relevanceDepth)
+	f.conditions = nil
+}
+
+// prefixQuery is a text as the argument of to_tsquery: all its words, the last as a prefix.
+// Letters and digits only, so nothing in it is an operator.
+func prefixQuery(text string) string {
+	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) })
+	if len(words) == 0 {
+		return ""
+	}
+	return strings.Join(words, " & ") + ":*"
+}
+
+// taskRow is a task in a list, with the text of its sort key.
+type taskRow struct {
+	task
+	SortKey string `json:"-"`
+}
+
+// handleTasks lists tasks of the projects that the caller reads.
+func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
+	q := parseQuery(r)
+	p := s.page(r, q)
+	f := q.taskQuery(r)
+	if err := q.done(); err != nil {
+		return err
+	}
+	sql, args := f.count(f.from)
+	total, err := s.countIf(r.Context(), p.total, sql, args...)
+	if err != nil {
+		return err
+	}
+	sql, args = f.page(taskColumns, f.from, "t.id", f.by, p)
+	rows, err := queryAll[taskRow](r.Context(), s.db, sql, args...)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 && f.project != nil { // perhaps because he may not read it
+		if err := s.mayRead(r.Context(), *f.project); err != nil {
+			return err
+		}
+	}
+	tasks := make([]*task, len(rows))
+	for i := range rows {
+		tasks[i] = &rows[i].task
+	}
+	if err := s.expandTasks(r.Context(), tasks, f.expand); err != nil {
+		return err
+	}
+	return writeList(s, w, r, p, rows, total, func(row taskRow) cursor {
+		return cursor{Key: row.SortKey, ID: row.ID.String()}
+	})
+}
