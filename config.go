@@ -32,6 +32,7 @@ type config struct {
 	databaseURL    secret        // may hold a password
 	databaseConns  int           // most connections of this process to PostgreSQL
 	redisURL       secret        // may hold a password
+	redisSpace     string        // prefix of all keys
 	jwtSecret      secret        // signs; at least 32 bytes
 	jwtPrevious    secret        // still accepted while a new secret is rolled out; or empty
 	listenAddr     string        // host:port
@@ -43,6 +44,7 @@ type config struct {
 	bcryptCost     int           // 4–16
 	accessTTL      time.Duration // life of an access token
 	refreshTTL     time.Duration // life of a session that is not used
+	trashAge       time.Duration // how long what was deleted can be restored
 	logLevel       slog.Level
 	logFormat      string // json or text
 	dataDir        string // dev mode's servers and secret
@@ -55,7 +57,7 @@ type config struct {
 var settingNames = []string{
 	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
-	"LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"TRASH_DAYS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -64,7 +66,7 @@ var settingNames = []string{
 func loadConfig(command string, args []string, getenv func(string) string, stderr io.Writer) (config, error) {
 	env := settings{getenv: getenv}
 	dev := command == "dev"
-	c := config{dev: dev}
+	c := config{dev: dev, redisSpace: "tf"}
 
 	flags := flag.NewFlagSet("taskflow "+command, flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -81,7 +83,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 
 	c.databaseURL = secret(env.text("DATABASE_URL", "", ""))
 	c.redisURL = secret(env.text("REDIS_URL", "", ""))
-	c.databaseConns = env.number("DATABASE_MAX_CONNS", "", max(8, 4*runtime.NumCPU()), 1, 1000)
+	c.databaseConns = env.number("DATABASE_MAX_CONNS", "", max(8, 4*runtime.NumCPU()), 3, 1000)
 	c.jwtSecret = secret(env.text("JWT_SECRET", "", ""))
 	c.jwtPrevious = secret(env.text("JWT_SECRET_PREVIOUS", "", ""))
 	c.listenAddr = env.text("LISTEN_ADDR", *listen, ":8080")
@@ -96,6 +98,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.bcryptCost = env.number("BCRYPT_COST", "", 12, 4, 16)
 	c.accessTTL = env.duration("ACCESS_TOKEN_TTL", 15*time.Minute, time.Minute, 24*time.Hour)
 	c.refreshTTL = env.duration("REFRESH_TOKEN_TTL", 720*time.Hour, time.Hour, 8760*time.Hour)
+	c.trashAge = time.Duration(env.number("TRASH_DAYS", "", 30, 1, 3650)) * 24 * time.Hour
 	c.dataDir = env.text("DATA_DIR", "", ".taskflow")
 	defaultFormat := []string{"json", "text"}
 	if dev {

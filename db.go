@@ -119,6 +119,17 @@ func queryValue[T any](ctx context.Context, d *database, sql string, args ...any
 	return value, dbError(err)
 }
 
+// execute runs one statement and returns the number of rows it touched.
+func execute(ctx context.Context, d *database, sql string, args ...any) (int64, error) {
+	var n int64
+	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+		tag, err := c.Exec(ctx, sql, args...)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, dbError(err)
+}
+
 // send runs a batch as one transaction in one round trip; an error of any statement undoes all.
 // It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {

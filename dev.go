@@ -45,7 +45,8 @@ type privateServers struct {
 	forks    forker
 	postgres *childServer // nil until started
 	redis    *childServer // nil until started
-	gone     chan error   // servers that ended by themselves
+	watchers sync.WaitGroup
+	gone     chan error // servers that ended by themselves
 	stopping atomic.Bool
 	stopOnce sync.Once
 	stopErr  error
@@ -98,17 +99,17 @@ func startPrivateServersAs(ctx context.Context, dir string, durable bool, progre
 		return nil, <-failures // the first; a second one only says that it was cancelled
 	}
 	for _, c := range []*childServer{p.postgres, p.redis} {
-		go func() {
+		p.watchers.Go(func() {
 			<-c.done
 			if !p.stopping.Load() {
 				p.gone <- fmt.Errorf("%s ended by itself (%v); see %s", c.name, c.cmd.ProcessState, c.log)
 			}
-		}()
+		})
 	}
 	return p, nil
 }
 
-// exited receives an error for each server that ends without stop; the other one goes on until stop.
+// exited has an error for each server that ends by itself; the other one goes on. stop closes it.
 func (p *privateServers) exited() <-chan error { return p.gone }
 
 // stop ends both servers in order, and after a start that was not durable removes their folder.
@@ -136,10 +137,13 @@ func (p *privateServers) stop() error {
 			}
 		}
 		for _, lock := range p.locks {
-			lock.Truncate(0)
-			lock.Close()
+			unlockFolder(lock)
 		}
 		p.stopErr = errors.Join(postgresErr, redisErr, removeErr)
+		if postgresErr == nil && redisErr == nil {
+			p.watchers.Wait()
+			close(p.gone)
+		}
 	})
 	return p.stopErr
 }
@@ -158,7 +162,7 @@ func (p *privateServers) takeFolders(dir string) (err error) {
 	}
 	if entries, err := os.ReadDir(p.dir); !p.durable && (err != nil || len(entries) > 1) {
 		os.Remove(lock.Name())
-		lock.Close()
+		unlockFolder(lock)
 		return cmp.Or(err, fmt.Errorf("throw-away folder %s is not empty", p.dir))
 	}
 	p.locks = append(p.locks, lock)
@@ -225,6 +229,12 @@ func lockFolder(dir string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func unlockFolder(lock *os.File) {
+	lock.Truncate(0)
+	unlock(lock)
+	lock.Close()
 }
 
 // sweepPrivateServers removes the throw-away folders prefix… in parent that killed processes left. What

@@ -103,6 +103,10 @@ func tryLock(f *os.File) (bool, error) {
 	return true, nil
 }
 
+// unlock does at once what closing f may do a moment later, when another thread is just starting a program,
+// which until its exec has f as well.
+func unlock(f *os.File) { syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // worksElsewhere tells whether the process surely is not PostgreSQL on this data, whose processes
 // all have data as their working folder.
 func worksElsewhere(pid int, data string) bool {

@@ -25,7 +25,7 @@ const leftoverLimit = 10 * time.Second
 // privatePostgres is the PostgreSQL of privateServers.
 type privatePostgres struct {
 	url      string // of the database taskflow, which start makes
-	dir      string // has data and log, and is open to our user only
+	dir      string // has the data and the log
 	sockets  string // folder of the socket
 	durable  bool
 	progress io.Writer

@@ -12,18 +12,24 @@
 //	dev_child.go     child processes that die with this one
 //	dev_linux.go, dev_other.go  what of that depends on the system
 //	routes.go    every URL and who may call it
+//	jobs.go      every kind of job, what causes it, and every schedule
 //
 // Features: what it offers.
 //
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
+//	dashboard.go queues and jobs, for operators
+//	cleanup.go   purging what was deleted or has ended
+//	notifications.go  the inbox, and reminders
+//	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
 //	moves.go     order, transfer between projects, blockers, watchers
 //	tasklist.go  tasks in lists: filters, search, sorting
 //	tasks.go     tasks, one at a time
 //	members.go   members and invitations
-//	projects.go  projects and their figures
+//	stats.go     a project's figures
+//	projects.go  projects
 //	auth.go      register, sign in, refresh, sign out
 //	accounts.go  the own account, its sessions, and other people
 //	passwords.go hashing and checking
@@ -32,10 +38,19 @@
 //
 //	filter.go    from filters and sorting to SQL
 //	http.go      handlers, bodies in, JSON out, lists, cursors, the access log
+//	schedule.go  jobs that time causes
+//	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
 //
 // Engines: what knows nothing of tasks.
 //
+//	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
+//	worker.go    taking and running jobs, and ending them
+//	queue.go     the queue on Redis
+//	scripts.go   its keys, and the scripts that change them
+//	batch.go     many requests in one round trip
+//	cron.go      cron lines
+//	recurrence.go  RFC 5545 rules
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
@@ -58,6 +73,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 	_ "time/tzdata" // time zones also where the system has none
@@ -215,11 +231,14 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	if err != nil {
 		return nil, err
 	}
-	return &server{
+	s := &server{
 		config: cfg, log: log, db: db, redis: redis.NewClient(options),
-		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
-		hashing: make(chan struct{}, max(1, runtime.NumCPU())),
-	}, nil
+		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
+		hashing:     make(chan struct{}, max(1, runtime.NumCPU())),
+		subscribers: subscriptions,
+	}
+	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
+	return s, nil
 }
 
 // close lets go of the stores.
@@ -264,12 +283,59 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if ready != nil {
 		ready(listener.Addr().String())
 	}
+	working, stopWorking := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorking()
+	worked := make(chan error, 1)
+	go func() { worked <- s.work(working) }()
 	select {
 	case err := <-failed:
+		stopWorking()
+		<-worked
 		return fmt.Errorf("serve: %w", err)
+	case err := <-worked: // only a Redis that jobs would be lost in ends it before its time
+		web.Close()
+		return err
 	case <-ctx.Done():
 	}
-	return s.stop(web)
+	stopWorking()
+	err = s.stop(web)
+	return errors.Join(err, <-worked)
+}
+
+// work runs jobs and schedules until ctx ends, in a process whose role that is. It fails only on a
+// Redis in which jobs would be lost.
+func (s *server) work(ctx context.Context) error {
+	if err := s.checkRedis(ctx); err != nil {
+		return err
+	}
+	if s.config.role == "api" {
+		<-ctx.Done()
+		return nil
+	}
+	var both sync.WaitGroup
+	both.Go(func() { s.runSchedules(ctx, schedules()) })
+	both.Go(func() { s.outbox.work(ctx, s.config.workers, stopTimeout-5*time.Second) })
+	both.Wait()
+	return nil
+}
+
+// checkRedis waits until Redis answers and refuses one in which jobs could be lost unseen.
+func (s *server) checkRedis(ctx context.Context) error {
+	for ctx.Err() == nil {
+		warning, err := s.outbox.queue.checkRedis(ctx)
+		if wrong, ok := errors.AsType[*wrongRedisError](err); ok {
+			return wrong
+		}
+		if err == nil {
+			if warning != "" {
+				s.log.Warn(warning)
+			}
+			return nil
+		}
+		s.log.Warn("Redis does not answer; jobs wait in the database", "error", err)
+		sleep(ctx, time.Second)
+	}
+	return nil
 }
 
 // stop ends the process in order: not ready first, then the requests in flight, then the rest.

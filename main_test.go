@@ -108,6 +108,7 @@ func testConfig(t testing.TB, database secret, env ...string) config {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, cfg.redisSpace, _ = cutLast(string(database), "=") // one space for all servers on one database
 	return cfg
 }
 

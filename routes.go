@@ -82,6 +82,22 @@ func (s *server) routes() []route {
 		{"DELETE /api/v1/tasks/{id}/blockers/{otherId}", members, s.handleRemoveBlocker},
 		{"PUT /api/v1/tasks/{id}/watch", viewers, s.handleWatch},
 		{"DELETE /api/v1/tasks/{id}/watch", viewers, s.handleUnwatch},
+
+		{"GET /api/v1/notifications", signedIn, s.handleNotifications},
+		{"POST /api/v1/notifications/read", signedIn, s.handleMarkRead},
+
+		{"GET /api/v1/admin/stats", globalAdmins, s.handleAdminStats},
+		{"GET /api/v1/admin/audit", globalAdmins, s.handleAudit},
+		{"GET /api/v1/admin/queues", globalAdmins, s.handleQueues},
+		{"GET /api/v1/admin/queues/{queue}/jobs", globalAdmins, s.handleQueueJobs},
+		{"GET /api/v1/admin/queues/{queue}/dead-groups", globalAdmins, s.handleDeadGroups},
+		{"POST /api/v1/admin/queues/{queue}/pause", globalAdmins, s.handlePauseQueue},
+		{"POST /api/v1/admin/queues/{queue}/resume", globalAdmins, s.handleResumeQueue},
+		{"POST /api/v1/admin/queues/{queue}/retry-dead", globalAdmins, s.handleRetryDead},
+		{"POST /api/v1/admin/queues/{queue}/delete-dead", globalAdmins, s.handleDeleteDead},
+		{"GET /api/v1/admin/jobs/{id}", globalAdmins, s.handleAdminJob},
+		{"POST /api/v1/admin/jobs/{id}/retry", globalAdmins, s.handleRetryJob},
+		{"DELETE /api/v1/admin/jobs/{id}", globalAdmins, s.handleDeleteJob},
 	}
 }
 

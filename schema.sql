@@ -110,7 +110,7 @@ CREATE TABLE tasks (
     status          task_status NOT NULL DEFAULT 'todo',
     priority        task_priority NOT NULL DEFAULT 'medium',
     assignee_id     uuid,
-    parent_id       uuid REFERENCES tasks,
+    parent_id       uuid REFERENCES tasks ON DELETE SET NULL,
     position        text COLLATE "C" NOT NULL, -- see position_between
     start_date      date,
     due_date        date,
@@ -127,6 +127,8 @@ CREATE TABLE tasks (
     search          tsvector NOT NULL GENERATED ALWAYS AS (
                         setweight(to_tsvector('simple', title), 'A') ||
                         setweight(to_tsvector('simple', description), 'B')) STORED,
+    recurrence      text,                      -- RFC 5545 RRULE; NULL: once
+    recurs_from     uuid REFERENCES tasks ON DELETE SET NULL, -- the task that this one repeats
     CONSTRAINT tasks_number_key UNIQUE (project_id, number),
     CONSTRAINT tasks_position_key UNIQUE (project_id, position) DEFERRABLE,
     CONSTRAINT tasks_assignee_fkey FOREIGN KEY (project_id, assignee_id) REFERENCES members,
@@ -145,6 +147,7 @@ CREATE INDEX tasks_priority ON tasks (project_id, priority, id);
 CREATE INDEX tasks_title ON tasks (project_id, (lower(title) COLLATE "C"), id);
 CREATE INDEX tasks_assignee ON tasks (assignee_id, id) WHERE assignee_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;
+CREATE UNIQUE INDEX tasks_recurs_from ON tasks (recurs_from) WHERE recurs_from IS NOT NULL;
 CREATE INDEX tasks_labels ON tasks USING gin (labels);
 CREATE INDEX tasks_search ON tasks USING gin (search);
 CREATE INDEX tasks_title_trgm ON tasks USING gin (title gin_trgm_ops);
@@ -403,3 +406,75 @@ BEGIN
         PERFORM log_change(home, actor, 'project.reordered', home, '{}');
     END IF;
 END $$;
+
+-- A job exists from the transaction that needs it to the transaction of its effect, which deletes it.
+-- Redis hands the jobs out but may lose them all: what is here and not there is pushed again.
+CREATE TABLE jobs (
+    id         uuid PRIMARY KEY,               -- UUIDv7, also the idempotency key of effects elsewhere
+    queue      text NOT NULL DEFAULT 'default',
+    kind       text NOT NULL,
+    priority   smallint NOT NULL DEFAULT 2 CHECK (priority BETWEEN 0 AND 3),
+    payload    jsonb NOT NULL,
+    trace      text NOT NULL DEFAULT '',       -- request id of the cause
+    unique_key text,                           -- at most one living job has it
+    run_at     timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    attempts   integer NOT NULL DEFAULT 0,     -- failed ones
+    created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    dead_at    timestamptz(3),                 -- given up; kept for an operator
+    error      text                            -- of the last failed attempt
+);
+CREATE INDEX jobs_created ON jobs (created_at);
+CREATE UNIQUE INDEX jobs_unique ON jobs (unique_key) WHERE dead_at IS NULL AND unique_key IS NOT NULL;
+
+-- One row for every tick of a schedule that a process has claimed.
+CREATE TABLE ticks (
+    name    text NOT NULL,
+    tick    timestamptz NOT NULL,
+    made_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (name, tick)
+);
+
+-- What operators did to queues and jobs.
+CREATE TABLE audit (
+    id     uuid PRIMARY KEY,
+    at     timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    actor  uuid NOT NULL REFERENCES users,
+    action text NOT NULL,                      -- such as queue.paused, job.retried
+    target text NOT NULL,                      -- queue or job id
+    detail jsonb NOT NULL DEFAULT '{}'
+);
+
+-- What a user should know: one row for each thing that happened to him.
+CREATE TABLE notifications (
+    id         uuid PRIMARY KEY,
+    user_id    uuid NOT NULL REFERENCES users ON DELETE CASCADE,
+    kind       text NOT NULL,                  -- such as task.due
+    task_id    uuid REFERENCES tasks ON DELETE CASCADE,
+    project_id uuid REFERENCES projects ON DELETE CASCADE,
+    detail     jsonb NOT NULL DEFAULT '{}',
+    unique_key text,                           -- what must not be told twice
+    created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    read_at    timestamptz(3),
+    CONSTRAINT notifications_unique_key UNIQUE (user_id, unique_key)
+);
+CREATE INDEX notifications_user ON notifications (user_id, id);
+
+-- uuid_v7 is an id as the program makes them (RFC 9562): the time in ms, then chance.
+CREATE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+    SELECT encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6), 52, 1), 53, 1), 'hex')::uuid
+$$;
+
+-- A project's figures as they were at a seq of its log, made in the background.
+CREATE TABLE project_stats (
+    project_id uuid PRIMARY KEY REFERENCES projects ON DELETE CASCADE,
+    seq        bigint NOT NULL,
+    made_at    timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    stats      jsonb NOT NULL
+);
+
+-- What operators decided about a queue.
+CREATE TABLE queues (
+    name   text PRIMARY KEY,
+    paused boolean NOT NULL DEFAULT false
+);

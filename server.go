@@ -10,13 +10,26 @@ import (
 
 // server is what every handler hangs on: the stores and the settings of one process.
 type server struct {
-	config   config
-	log      *slog.Logger
-	db       *database
-	redis    redis.UniversalClient
-	keys     *keyring      // signs tokens and cursors
-	hashing  chan struct{} // one slot for each password hash that may run at once
-	stopping atomic.Bool   // the process is about to end: not ready for new requests
+	config  config
+	log     *slog.Logger
+	db      *database
+	redis   redis.UniversalClient
+	keys    *keyring      // signs tokens and cursors
+	hashing chan struct{} // one slot for each password hash that may run at once
+	outbox  *outbox
+	// subscribers says which jobs a fact causes; see events.go.
+	subscribers func(fact) []newJob
+	stopping    atomic.Bool // the process is about to end: not ready for new requests
+}
+
+// A fact is something that happened, as told to whoever subscribed to its kind in jobs.go. So a
+// feature says what it did without knowing who wants to hear it.
+type fact struct {
+	Kind    string `json:"kind"`             // such as task.assigned
+	Actor   uuid   `json:"actorId"`          // who did it
+	User    *uuid  `json:"userId,omitempty"` // whom it concerns
+	Task    *uuid  `json:"taskId,omitempty"`
+	Project *uuid  `json:"projectId,omitempty"`
 }
 
 // globalRole is a user's role in the whole installation.

@@ -103,7 +103,7 @@ CREATE TABLE tasks (
     status          task_status NOT NULL DEFAULT 'todo',
     priority        task_priority NOT NULL DEFAULT 'medium',
     assignee_id     uuid,
-    parent_id       uuid REFERENCES tasks,
+    parent_id       uuid REFERENCES tasks ON DELETE SET NULL,
     position        text COLLATE "C" NOT NULL, -- see position_between
     start_date      date,
     due_date        date,

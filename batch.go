@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// batcher gathers what many goroutines ask for while one request is under way, and does it all in
+// the next: the more there is to do, the larger the batches.
+type batcher[T any] struct {
+	most  int
+	flush func(context.Context, []T) error
+	mu    sync.Mutex
+	next  *batch[T] // being gathered
+	busy  bool      // a flush is under way
+}
+
+type batch[T any] struct {
+	items []T
+	done  chan struct{}
+	err   error
+}
+
+func newBatcher[T any](most int, flush func(context.Context, []T) error) *batcher[T] {
+	return &batcher[T]{most: most, flush: flush}
+}
+
+// do has one item done with others. Of a batch that fails, all fail.
+func (b *batcher[T]) do(ctx context.Context, item T) error {
+	b.mu.Lock()
+	if b.next == nil || len(b.next.items) == b.most {
+		if b.next != nil { // full: do it here, beside the one under way
+			full := b.next
+			b.next = nil
+			b.mu.Unlock()
+			b.run(full)
+			b.mu.Lock()
+		}
+		if b.next == nil {
+			b.next = &batch[T]{done: make(chan struct{})}
+		}
+	}
+	mine := b.next
+	mine.items = append(mine.items, item)
+	if !b.busy {
+		b.busy = true
+		go b.loop()
+	}
+	b.mu.Unlock()
+	select {
+	case <-mine.done:
+		return mine.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// loop flushes batches until none is gathered.
+func (b *batcher[T]) loop() {
+	for {
+		b.mu.Lock()
+		mine := b.next
+		b.next = nil
+		if mine == nil {
+			b.busy = false
+			b.mu.Unlock()
+			return
+		}
+		b.mu.Unlock()
+		b.run(mine)
+	}
+}
+
+func (b *batcher[T]) run(mine *batch[T]) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	mine.err = b.flush(ctx, mine.items)
+	close(mine.done)
+}

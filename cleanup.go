@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	purgeChunk = 500                 // rows deleted in one transaction
+	keptEnded  = 30 * 24 * time.Hour // how long what has ended stays for an operator to see
+)
+
+const (
+	// purgeTasksSQL deletes for good a chunk of one project's tasks that were in the trash too long.
+	purgeTasksSQL = `
+	WITH home AS (
+		SELECT p.id FROM projects p
+		WHERE p.id = (SELECT project_id FROM tasks WHERE deleted_at < clock_timestamp() - $1::interval LIMIT 1)
+		FOR NO KEY UPDATE),
+	gone AS (
+		DELETE FROM tasks WHERE id IN (
+			SELECT t.id FROM tasks t JOIN home ON t.project_id = home.id
+			WHERE t.deleted_at < clock_timestamp() - $1::interval LIMIT $2)
+		RETURNING id, project_id)
+	SELECT log_change(project_id, NULL, 'task.purged', id, '{}') FROM gone`
+	// purgeProjectTasksSQL empties projects that were in the trash too long, whatever their tasks are.
+	purgeProjectTasksSQL = `
+	DELETE FROM tasks WHERE id IN (
+		SELECT t.id FROM tasks t JOIN projects p ON p.id = t.project_id
+		WHERE p.deleted_at < clock_timestamp() - $1::interval LIMIT $2)`
+	purgeProjectEventsSQL = `
+	DELETE FROM events WHERE (scope, seq) IN (
+		SELECT e.scope, e.seq FROM events e JOIN projects p ON p.id = e.scope
+		WHERE p.deleted_at < clock_timestamp() - $1::interval LIMIT $2)`
+	purgeProjectsSQL = `
+	DELETE FROM projects WHERE id IN (
+		SELECT id FROM projects WHERE deleted_at < clock_timestamp() - $1::interval LIMIT $2)`
+)
+
+// runTrashPurge deletes for good what was in the trash for longer than TRASH_DAYS. What is gone is
+// not found again, so repeating it is safe.
+func (s *server) runTrashPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
+	for _, sql := range []string{purgeTasksSQL, purgeProjectTasksSQL, purgeProjectEventsSQL, purgeProjectsSQL} {
+		if err := s.purge(ctx, sql, s.config.trashAge); err != nil {
+			return fmt.Errorf("purge the trash: %w", err)
+		}
+	}
+	return nil
+}
+
+const (
+	purgeSessionsSQL = `
+	DELETE FROM sessions WHERE id IN (
+		SELECT id FROM sessions WHERE least(revoked_at, expires_at) < clock_timestamp() - $1::interval LIMIT $2)`
+	purgeInvitationsSQL = `
+	DELETE FROM invitations WHERE id IN (
+		SELECT id FROM invitations WHERE expires_at < clock_timestamp() - $1::interval LIMIT $2)`
+	// purgeTicksSQL keeps the newest tick of each schedule, from which the next ones are judged.
+	purgeTicksSQL = `
+	DELETE FROM ticks WHERE (name, tick) IN (
+		SELECT t.name, t.tick FROM ticks t WHERE t.tick < clock_timestamp() - $1::interval
+			AND EXISTS (SELECT FROM ticks n WHERE n.name = t.name AND n.tick > t.tick) LIMIT $2)`
+)
+
+// runSessionsPurge deletes sessions with their tokens, invitations and ticks that ended a month
+// ago. What is gone is not found again, so repeating it is safe.
+func (s *server) runSessionsPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
+	for _, sql := range []string{purgeSessionsSQL, purgeInvitationsSQL, purgeTicksSQL} {
+		if err := s.purge(ctx, sql, keptEnded); err != nil {
+			return fmt.Errorf("purge sessions: %w", err)
+		}
+	}
+	return nil
+}
+
+// purge runs a deletion of age and chunk, each time a small transaction, until it finds nothing.
+func (s *server) purge(ctx context.Context, sql string, age time.Duration) error {
+	for {
+		gone, err := execute(ctx, s.db, sql, age, purgeChunk)
+		if err != nil || gone == 0 {
+			return err
+		}
+	}
+}

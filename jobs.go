@@ -1,0 +1,37 @@
+package main
+
+import (
+	"time"
+)
+
+// jobKinds is every kind of job and what it does. Each function says why repeating it is safe.
+func (s *server) jobKinds() []jobKind {
+	return []jobKind{
+		{name: "notification.fanout", timeout: 10 * time.Second, run: s.runFanout},
+		{name: "task.recur", timeout: 10 * time.Second, run: s.runRecur},
+		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
+		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
+		{name: "trash.purge", timeout: 10 * time.Minute, limit: 1, run: s.runTrashPurge},
+		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
+	}
+}
+
+// subscriptions says which jobs a fact causes.
+func subscriptions(f fact) []newJob {
+	switch f.Kind {
+	case "task.assigned", "member.added":
+		return []newJob{{kind: "notification.fanout", payload: f, priority: 1}}
+	}
+	return nil
+}
+
+// schedules are the jobs that time causes, in UTC; what depends on a person's own time looks at
+// his time zone itself.
+func schedules() []schedule {
+	return []schedule{
+		{name: "project.stats", line: "* * * * *", zone: "UTC", kind: "project.stats", catchUp: "latest"},
+		{name: "task.reminders", line: "*/15 * * * *", zone: "UTC", kind: "task.reminders", catchUp: "latest"},
+		{name: "trash.purge", line: "17 3 * * *", zone: "UTC", kind: "trash.purge", catchUp: "latest"},
+		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
+	}
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// withKind adds a kind of job to a test server.
+func (ts *testServer) withKind(kind jobKind) {
+	if kind.timeout == 0 {
+		kind.timeout = 10 * time.Second
+	}
+	ts.outbox.kinds[kind.name] = kind
+}
+
+// enqueue makes a job in a transaction of its own and returns its id.
+func (ts *testServer) enqueue(n newJob) string {
+	ts.t.Helper()
+	b := &pgx.Batch{}
+	j, err := queueJob(b, n)
+	if err != nil {
+		ts.t.Fatal(err)
+	}
+	if err := ts.db.send(ts.t.Context(), b); err != nil {
+		ts.t.Fatal(err)
+	}
+	ts.outbox.pushSoon(j)
+	return j.ID
+}
+
+// startWorking runs the server's jobs until the test or the returned function ends it.
+func (ts *testServer) startWorking() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		ts.outbox.work(ctx, 16, time.Second)
+		close(ended)
+	}()
+	stop = func() {
+		cancel()
+		<-ended
+	}
+	ts.t.Cleanup(stop)
+	return stop
+}
+
+// eventually waits until something holds, or fails the test.
+func eventually(t testing.TB, within time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if holds() {
+			return
+		}
+	}
+	t.Fatalf("%s: not within %v", what, within)
+}
+
+// living is the number of job rows.
+func (ts *testServer) living() int64 {
+	ts.t.Helper()
+	n, err := queryValue[int64](ts.t.Context(), ts.db, `SELECT count(*) FROM jobs`)
+	if err != nil {
+		ts.t.Fatal(err)
+	}
+	return n
+}
+
+func TestAJobsEffectIsCommittedOnceWithItsEnd(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	if _, err := execute(t.Context(), ts.db, `CREATE TABLE effects (job uuid)`); err != nil {
+		t.Fatal(err)
+	}
+	ts.withKind(jobKind{name: "count", run: func(_ context.Context, j job, effect *pgx.Batch) error {
+		effect.Queue(`INSERT INTO effects VALUES ($1)`, j.ID)
+		return nil
+	}})
+	const n = 500
+	for range n {
+		ts.enqueue(newJob{kind: "count", payload: map[string]int{"a": 1}, priority: 2})
+	}
+	ts.startWorking()
+	eventually(t, 20*time.Second, "all jobs done", func() bool { return ts.living() == 0 })
+	effects, err := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM effects`)
+	if err != nil || effects != n {
+		t.Errorf("got %d effects (%v), want %d", effects, err, n)
+	}
+}
+
+func TestAFailingJobIsTriedAgainAndThenDead(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	var runs atomic.Int64
+	ts.withKind(jobKind{name: "flaky", run: func(_ context.Context, j job, _ *pgx.Batch) error {
+		if runs.Add(1) < 3 {
+			return retryAfter(10*time.Millisecond, errors.New("not yet"))
+		}
+		return nil
+	}})
+	ts.withKind(jobKind{name: "hopeless", run: func(context.Context, job, *pgx.Batch) error {
+		return permanent(fmt.Errorf("no such address"))
+	}})
+	ts.startWorking()
+	ts.enqueue(newJob{kind: "flaky", payload: 1})
+	eventually(t, 10*time.Second, "the flaky job succeeds", func() bool { return ts.living() == 0 })
+	if runs.Load() != 3 {
+		t.Errorf("got %d runs, want 3", runs.Load())
+	}
+	id := ts.enqueue(newJob{kind: "hopeless", payload: 1})
+	eventually(t, 10*time.Second, "the hopeless job is dead", func() bool {
+		dead, err := queryValue[bool](t.Context(), ts.db, `SELECT dead_at IS NOT NULL AND error = 'no such address' FROM jobs WHERE id = $1`, id)
+		return err == nil && dead
+	})
+}
+
+func TestWhatRedisForgetsIsPushedAgain(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	var runs atomic.Int64
+	ts.withKind(jobKind{name: "count", run: func(context.Context, job, *pgx.Batch) error { runs.Add(1); return nil }})
+	for range 100 {
+		ts.enqueue(newJob{kind: "count", payload: 1})
+	}
+	ts.outbox.pushing.Wait()
+	keys, err := ts.redis.Keys(t.Context(), ts.config.redisSpace+":*").Result()
+	if err != nil || len(keys) == 0 {
+		t.Fatalf("no keys: %v", err)
+	}
+	ts.redis.Del(t.Context(), keys...)
+	ts.startWorking()
+	eventually(t, 10*time.Second, "all jobs done", func() bool { return ts.living() == 0 })
+	if runs.Load() != 100 {
+		t.Errorf("got %d runs, want 100", runs.Load())
+	}
+}
+
+func TestACommitWhosePushWasLostIsPushedWithinThreeSeconds(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ts.withKind(jobKind{name: "count", run: func(context.Context, job, *pgx.Batch) error { return nil }})
+	ts.startWorking()
+	time.Sleep(1500 * time.Millisecond) // the first sweep is over
+	b := &pgx.Batch{}
+	if _, err := queueJob(b, newJob{kind: "count", payload: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ts.db.send(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 3*time.Second, "the job done", func() bool { return ts.living() == 0 })
+}

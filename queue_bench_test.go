@@ -1,0 +1,150 @@
+//go:build contest
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+)
+
+// With the tag contest, `go test -c` makes a program for bench/, which puts this queue and its peers
+// under the same loads: it takes orders line by line on standard input, and ends before any test
+// would start. What follows contestants is a copy of bench/contest/contest.go, which explains it;
+// keep them alike.
+//
+//	taskflow engine        the queue alone
+//	taskflow outbox        jobs that are made in a transaction, run, and end in one
+//	taskflow servers DIR   the private servers of a contest, until standard input ends
+func init() {
+	if err := runContest(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "taskflow:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runContest(ctx context.Context, args []string) error {
+	switch {
+	case len(args) == 2 && args[0] == "servers":
+		return serveContest(ctx, args[1])
+	case len(args) == 1 && args[0] == "engine":
+		q, err := contestQueue("engine")
+		if err != nil {
+			return err
+		}
+		contestants(engineContestant(q))
+	case len(args) == 1 && args[0] == "outbox":
+		q, err := contestQueue("outbox")
+		if err != nil {
+			return err
+		}
+		db, err := openDatabase(ctx, os.Getenv("CONTEST_DATABASE"), 40)
+		if err != nil {
+			return err
+		}
+		contestants(outboxContestant(db, q))
+	default:
+		return fmt.Errorf("unknown arguments %q", args)
+	}
+	return nil
+}
+
+// serveContest runs a durable PostgreSQL, with the tables of this program, and a Redis.
+func serveContest(ctx context.Context, dir string) error {
+	servers, err := startPrivateServers(ctx, dir, true, os.Stderr)
+	if err != nil {
+		return err
+	}
+	defer servers.stop()
+	if err := migrate(ctx, secret(servers.databaseURL), slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	json.NewEncoder(os.Stdout).Encode(map[string]string{"database": servers.databaseURL, "redis": servers.redisURL})
+	for bufio.NewScanner(os.Stdin).Scan() {
+	}
+	return nil
+}
+
+func contestQueue(space string) (*queue, error) {
+	options, err := redis.ParseURL(os.Getenv("CONTEST_REDIS"))
+	if err != nil {
+		return nil, err
+	}
+	options.ContextTimeoutEnabled = true
+	return newQueue(redis.NewClient(options), space, "default"), nil
+}
+
+func engineContestant(q *queue) contestant {
+	return contestant{
+		push: func(ctx context.Context, payload []byte) error {
+			return q.push(ctx, job{ID: newUUID().String(), Kind: "noop", Priority: normalPriority, Payload: payload})
+		},
+		work: func(ctx context.Context, slots int, run func([]byte)) {
+			timeout := func(string) time.Duration { return time.Minute }
+			handle := func(_ context.Context, j job, end func(ending)) {
+				run(j.Payload)
+				end(done)
+			}
+			q.work(ctx, slots, time.Second, timeout, handle, func(err error) { fmt.Fprintln(os.Stderr, "engine:", err) })
+		},
+		empty: func(ctx context.Context) (bool, error) {
+			n, err := q.redis.HLen(ctx, q.prefix+"jobs").Result()
+			return n == 0, err
+		},
+	}
+}
+
+func outboxContestant(db *database, q *queue) contestant {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	pushing := newOutbox(db, q, log, nil)
+	engine := engineContestant(q)
+	return contestant{
+		push: func(ctx context.Context, payload []byte) error {
+			b := &pgx.Batch{}
+			j, err := queueJob(b, newJob{kind: "noop", priority: normalPriority, payload: json.RawMessage(payload)})
+			if err != nil {
+				return err
+			}
+			if err := db.send(ctx, b); err != nil {
+				return err
+			}
+			pushing.pushSoon(j)
+			return nil
+		},
+		work: func(ctx context.Context, slots int, run func([]byte)) {
+			noop := jobKind{name: "noop", timeout: time.Minute, run: func(_ context.Context, j job, _ *pgx.Batch) error {
+				run(j.Payload)
+				return nil
+			}}
+			newOutbox(db, q, log, []jobKind{noop}).work(ctx, slots, time.Second)
+		},
+		empty: func(ctx context.Context) (bool, error) {
+			rows, err := queryValue[bool](ctx, db, `SELECT EXISTS (SELECT FROM jobs)`)
+			if rows || err != nil {
+				return false, err
+			}
+			return engine.empty(ctx)
+		},
+	}
+}
+
+// contestant is a queue under load.
+type contestant struct {
+	push    func(ctx context.Context, payload []byte) error
+	work    func(ctx context.Context, slots int, run func(payload []byte)) // until ctx ends
+	empty   func(context.Context) (bool, error)                            // nothing waits, runs, or waits to be tried again
+	workers sync.WaitGroup
+}
