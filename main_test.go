@@ -30,6 +30,10 @@ var world struct {
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(stormEnv) != "" {
+		stormWorker()
+		return
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "taskflow-test-")
 		if err != nil {

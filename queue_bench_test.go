@@ -3,27 +3,21 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
-	"math/rand/v2"
 	"os"
-	"runtime/pprof"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 )
 
-// With the tag contest, `go test -c` makes a program for bench/, which puts this queue and its peers
-// under the same loads: it takes orders line by line on standard input, and ends before any test
-// would start. What follows contestants is a copy of bench/contest/contest.go, which explains it;
-// keep them alike.
+// With the tag contest the test binary is a program for bench/, which puts this queue and its peers
+// under the same loads; it ends before any test would start. Contestant, which takes the orders and
+// measures, comes from bench/contest/contest.go: the harness compiles that file in here.
 //
 //	taskflow engine        the queue alone
 //	taskflow outbox        jobs that are made in a transaction, run, and end in one
@@ -45,7 +39,7 @@ func runContest(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		contestants(engineContestant(q))
+		engineContestant(q).Serve()
 	case len(args) == 1 && args[0] == "outbox":
 		q, err := contestQueue("outbox")
 		if err != nil {
@@ -55,7 +49,7 @@ func runContest(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		contestants(outboxContestant(db, q))
+		outboxContestant(db, q).Serve()
 	default:
 		return fmt.Errorf("unknown arguments %q", args)
 	}
@@ -73,9 +67,8 @@ func serveContest(ctx context.Context, dir string) error {
 		return err
 	}
 	json.NewEncoder(os.Stdout).Encode(map[string]string{"database": servers.databaseURL, "redis": servers.redisURL})
-	for bufio.NewScanner(os.Stdin).Scan() {
-	}
-	return nil
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 func contestQueue(space string) (*queue, error) {
@@ -87,32 +80,33 @@ func contestQueue(space string) (*queue, error) {
 	return newQueue(redis.NewClient(options), space, "default"), nil
 }
 
-func engineContestant(q *queue) contestant {
-	return contestant{
-		push: func(ctx context.Context, payload []byte) error {
+func engineContestant(q *queue) *Contestant {
+	return &Contestant{
+		Push: func(ctx context.Context, payload []byte) error {
 			return q.push(ctx, job{ID: newUUID().String(), Kind: "noop", Priority: normalPriority, Payload: payload})
 		},
-		work: func(ctx context.Context, slots int, run func([]byte)) {
+		Work: func(ctx context.Context, slots int, run func([]byte)) error {
 			timeout := func(string) time.Duration { return time.Minute }
 			handle := func(_ context.Context, j job, end func(ending)) {
 				run(j.Payload)
 				end(done)
 			}
 			q.work(ctx, slots, time.Second, timeout, handle, func(err error) { fmt.Fprintln(os.Stderr, "engine:", err) })
+			return nil
 		},
-		empty: func(ctx context.Context) (bool, error) {
+		Empty: func(ctx context.Context) (bool, error) {
 			n, err := q.redis.HLen(ctx, q.prefix+"jobs").Result()
 			return n == 0, err
 		},
 	}
 }
 
-func outboxContestant(db *database, q *queue) contestant {
+func outboxContestant(db *database, q *queue) *Contestant {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	pushing := newOutbox(db, q, log, nil)
 	engine := engineContestant(q)
-	return contestant{
-		push: func(ctx context.Context, payload []byte) error {
+	return &Contestant{
+		Push: func(ctx context.Context, payload []byte) error {
 			b := &pgx.Batch{}
 			j, err := queueJob(b, newJob{kind: "noop", priority: normalPriority, payload: json.RawMessage(payload)})
 			if err != nil {
@@ -124,27 +118,20 @@ func outboxContestant(db *database, q *queue) contestant {
 			pushing.pushSoon(j)
 			return nil
 		},
-		work: func(ctx context.Context, slots int, run func([]byte)) {
+		Work: func(ctx context.Context, slots int, run func([]byte)) error {
 			noop := jobKind{name: "noop", timeout: time.Minute, run: func(_ context.Context, j job, _ *pgx.Batch) error {
 				run(j.Payload)
 				return nil
 			}}
 			newOutbox(db, q, log, []jobKind{noop}).work(ctx, slots, time.Second)
+			return nil
 		},
-		empty: func(ctx context.Context) (bool, error) {
+		Empty: func(ctx context.Context) (bool, error) {
 			rows, err := queryValue[bool](ctx, db, `SELECT EXISTS (SELECT FROM jobs)`)
 			if rows || err != nil {
 				return false, err
 			}
-			return engine.empty(ctx)
+			return engine.Empty(ctx)
 		},
 	}
-}
-
-// contestant is a queue under load.
-type contestant struct {
-	push    func(ctx context.Context, payload []byte) error
-	work    func(ctx context.Context, slots int, run func(payload []byte)) // until ctx ends
-	empty   func(context.Context) (bool, error)                            // nothing waits, runs, or waits to be tried again
-	workers sync.WaitGroup
 }

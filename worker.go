@@ -83,11 +83,11 @@ func clip(s string, most int) string {
 // ends them, with one step in flight. Endings gather while it flies, so the batches grow with the
 // load, and an idle queue costs a step a second.
 type worker struct {
-	q      *queue
-	slots  int
-	handle func(ctx context.Context, j job, end func(ending)) // must call end once, perhaps after it returned
-	wanted func(id string) time.Duration                      // timeout of a kind
-	report func(error)                                        // what the log should know
+	q       *queue
+	slots   int
+	handle  func(ctx context.Context, j job, end func(ending)) // must call end once, perhaps after it returned
+	timeout func(kind string) time.Duration
+	report  func(error) // what the log should know
 
 	id       string // changes when the worker was taken for dead
 	beaten   bool   // registered under this id
@@ -135,11 +135,7 @@ var (
 // what has, and gives back the rest. timeout is a kind's; handle gets a context that ends then.
 func (q *queue) work(ctx context.Context, slots int, patience time.Duration, timeout func(kind string) time.Duration,
 	handle func(context.Context, job, func(ending)), report func(error)) {
-	w := &worker{
-		q: q, slots: slots, handle: handle, wanted: timeout, report: report,
-		held: map[string]*heldJob{}, notes: make(chan note, 4*maxBatch), counters: map[string]int{},
-	}
-	w.rename()
+	w := newWorker(q, slots, timeout, handle, report)
 	wake := make(chan struct{}, 1)
 	idle := make(chan struct{}, 1)
 	waking, stopWaking := context.WithCancel(context.Background())
@@ -155,6 +151,15 @@ func (q *queue) work(ctx context.Context, slots int, patience time.Duration, tim
 	stopWaking()
 	w.stop(patience)
 	helpers.Wait()
+}
+
+func newWorker(q *queue, slots int, timeout func(string) time.Duration, handle func(context.Context, job, func(ending)), report func(error)) *worker {
+	w := &worker{
+		q: q, slots: slots, handle: handle, timeout: timeout, report: report,
+		held: map[string]*heldJob{}, notes: make(chan note, 4*maxBatch), counters: map[string]int{},
+	}
+	w.rename()
+	return w
 }
 
 // rename gives the worker an id that no other process, and no earlier life of it, has had.
@@ -262,7 +267,7 @@ func (w *worker) startWaiting() {
 func (w *worker) start(j *heldJob) {
 	w.running++
 	j.started = time.Now()
-	timeout := w.wanted(j.Kind)
+	timeout := w.timeout(j.Kind)
 	ctx, cancelTimeout := context.WithTimeout(context.Background(), timeout)
 	ctx, cancel := context.WithCancelCause(ctx)
 	j.cancel = cancel
