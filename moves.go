@@ -33,7 +33,7 @@ func (in taskMove) invalid() []fieldError {
 	return f.errs
 }
 
-// place is where the task goes, as position_for takes it.
+// place is where the task goes, as position_for takes it. A transfer alone puts it last already.
 func (in taskMove) place() (place string, anchor *uuid) {
 	switch {
 	case in.Before != nil:
@@ -42,8 +42,10 @@ func (in taskMove) place() (place string, anchor *uuid) {
 		return "after", in.After
 	case in.First:
 		return "first", nil
+	case in.Last:
+		return "last", nil
 	}
-	return "last", nil
+	return "keep", nil
 }
 
 const (
@@ -51,12 +53,12 @@ const (
 	// placeTaskSQL is patchTaskSQL for position and status.
 	placeTaskSQL = `
 	WITH t AS (
-		UPDATE tasks t SET position = position_for($1, $3, $4), status = n.status,
+		UPDATE tasks t SET position = n.position, status = n.status,
 			started_at = CASE WHEN n.status <> 'todo' THEN coalesce(t.started_at, clock_timestamp()) ELSE t.started_at END,
 			completed_at = CASE WHEN n.status = 'done' THEN coalesce(t.completed_at, clock_timestamp()) END,
 			version = t.version + 1, updated_at = clock_timestamp()
-		FROM tasks o, (SELECT coalesce($5::text::task_status, status) AS status FROM tasks WHERE id = $1) n
-		WHERE o.id = $1 AND t.id = o.id
+		FROM tasks o, (SELECT position_for($1, $3, $4) AS position, coalesce($5::text::task_status, status) AS status FROM tasks WHERE id = $1) n
+		WHERE o.id = $1 AND t.id = o.id AND (n.position <> o.position OR n.status <> o.status)
 		RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
 	SELECT log_change(project_id, $2, 'task.moved', id, what) FROM t`
 	// lockTwoSQL locks the projects of a transfer in the order of their ids, so that two transfers
@@ -64,10 +66,11 @@ const (
 	lockTwoSQL = `
 	SELECT id FROM projects WHERE id IN ($2, (SELECT project_id FROM tasks WHERE id = $1)) ORDER BY id FOR NO KEY UPDATE`
 	// transferTaskSQL takes a task and everything below it to another project: new numbers, last
-	// places, and no assignee who is not a member there. Both projects' logs tell of it.
+	// places, and no assignee who is not a member there. Both projects' logs tell of it. A task that
+	// is there already stays as it is.
 	transferTaskSQL = `
 	WITH RECURSIVE tree AS (
-		SELECT id FROM tasks WHERE id = $1
+		SELECT id FROM tasks WHERE id = $1 AND project_id <> $3
 		UNION ALL SELECT t.id FROM tasks t JOIN tree ON t.parent_id = tree.id),
 	counted AS (
 		SELECT t.id, t.project_id AS home, row_number() OVER (ORDER BY t.number) AS n FROM tasks t JOIN tree USING (id)),
@@ -87,14 +90,22 @@ const (
 	SELECT log_change(home, $2, 'task.left', id, what), log_change($3, $2, 'task.arrived', id, what) FROM moved`
 	// untieSQL ends what cannot cross projects: blockers, and watchers who do not read the new one.
 	untieSQL = `
-	WITH b AS (
-		DELETE FROM task_blockers b USING tasks x, tasks y
-		WHERE x.id = b.task_id AND y.id = b.blocker_id AND x.project_id <> y.project_id
-			AND (x.project_id = $1 OR y.project_id = $1)
-		RETURNING b.task_id),
-	v AS (UPDATE tasks SET version = version + 1 WHERE id IN (SELECT task_id FROM b))
-	DELETE FROM task_watchers w USING tasks t, users u
-	WHERE t.id = w.task_id AND u.id = w.user_id AND t.project_id = $1 AND role_in($1, u.id) IS NULL`
+	WITH RECURSIVE tree AS (
+		SELECT id FROM tasks WHERE id = $1
+		UNION ALL SELECT t.id FROM tasks t JOIN tree ON t.parent_id = tree.id),
+	ties AS (
+		SELECT b.* FROM task_blockers b JOIN tree ON b.task_id = tree.id
+		UNION SELECT b.* FROM task_blockers b JOIN tree ON b.blocker_id = tree.id),
+	b AS (
+		DELETE FROM task_blockers b USING ties, tasks x, tasks y
+		WHERE (b.task_id, b.blocker_id) = (ties.task_id, ties.blocker_id)
+			AND x.id = b.task_id AND y.id = b.blocker_id AND x.project_id <> y.project_id
+		RETURNING b.task_id, b.blocker_id, x.project_id),
+	v AS (UPDATE tasks SET version = version + 1, updated_at = clock_timestamp() WHERE id IN (SELECT task_id FROM b)),
+	w AS (
+		DELETE FROM task_watchers w USING tree, tasks t
+		WHERE w.task_id = tree.id AND t.id = tree.id AND role_in(t.project_id, w.user_id) IS NULL)
+	SELECT log_change(project_id, $2, 'task.unblocked', task_id, jsonb_build_object('blockedBy', jsonb_build_array(blocker_id, NULL))) FROM b`
 )
 
 // handleMoveTask puts a task at a place in its project's order, into a column, or into another
@@ -118,12 +129,10 @@ func (s *server) handleMoveTask(w http.ResponseWriter, r *http.Request) error {
 	if in.ProjectID != nil {
 		b.Queue(enterWorkSQL, in.ProjectID, me, roleMember)
 		b.Queue(transferTaskSQL, id, me, in.ProjectID)
-		b.Queue(untieSQL, in.ProjectID)
+		b.Queue(untieSQL, id, me)
 	}
-	if in.ProjectID == nil || place != "last" || in.Status != nil {
-		b.Queue(makeRoomSQL, id, me, place, anchor)
-		b.Queue(placeTaskSQL, id, me, place, anchor, in.Status)
-	}
+	b.Queue(makeRoomSQL, id, me, place, anchor)
+	b.Queue(placeTaskSQL, id, me, place, anchor, in.Status)
 	b.Queue(taskByIDSQL, id)
 	t, err := sendOne[task](r.Context(), s.db, b)
 	if err != nil {

@@ -101,6 +101,12 @@ CREATE TABLE invitations (
     CONSTRAINT invitations_email_key UNIQUE (project_id, email)
 );
 
+-- words are what a search finds a text by. Punctuation becomes space first: PostgreSQL's parser would
+-- keep example.org, 3.14 or a/b whole, and then nobody finds them by a part, nor by the parts.
+CREATE FUNCTION words(t text) RETURNS tsvector LANGUAGE sql IMMUTABLE AS $$
+    SELECT to_tsvector('simple', translate(t, '.:/@-_&?=#%+~<>', '               '))
+$$;
+
 CREATE TABLE tasks (
     id              uuid PRIMARY KEY,          -- UUIDv7: its order is the order of creation
     project_id      uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
@@ -125,8 +131,7 @@ CREATE TABLE tasks (
     updated_at      timestamptz(3) NOT NULL,
     deleted_at      timestamptz(3),
     search          tsvector NOT NULL GENERATED ALWAYS AS (
-                        setweight(to_tsvector('simple', title), 'A') ||
-                        setweight(to_tsvector('simple', description), 'B')) STORED,
+                        setweight(words(title), 'A') || setweight(words(description), 'B')) STORED,
     recurrence      text,                      -- RFC 5545 RRULE; NULL: once
     recurs_from     uuid REFERENCES tasks ON DELETE SET NULL, -- the task that this one repeats
     CONSTRAINT tasks_number_key UNIQUE (project_id, number),
@@ -200,7 +205,8 @@ $$;
 
 -- enter_project is the gate of every write in a project: it locks the project's row until the end of
 -- the transaction, then judges the actor by what is true from there on. It returns the actor's role.
--- versions, when given, are those the client accepts (If-Match). trash asks for a deleted project.
+-- versions, when given, are those the client accepts (If-Match). trash asks for a deleted project,
+-- which only those who may restore it see.
 CREATE FUNCTION enter_project(project uuid, actor uuid, need member_role, versions bigint[] DEFAULT NULL, trash boolean DEFAULT false)
 RETURNS member_role LANGUAGE plpgsql AS $$
 DECLARE
@@ -212,7 +218,7 @@ BEGIN
     IF NOT FOUND OR have IS NULL OR (p.deleted_at IS NOT NULL) <> trash THEN
         PERFORM refuse('not_found');
     ELSIF have < need THEN
-        PERFORM refuse('forbidden', need::text);
+        PERFORM refuse(CASE WHEN trash THEN 'not_found' ELSE 'forbidden' END, need::text);
     ELSIF p.version <> ALL (versions) THEN
         PERFORM refuse('version_mismatch', p.version::text);
     END IF;
@@ -367,13 +373,16 @@ BEGIN
 END $$;
 
 -- position_for is where a task goes in its project's order: before or after another (the anchor),
--- first or last. Columns of a board are filtered views of this one order.
+-- first, last, or where it is (keep). A task that is there already stays, so that repeating a move
+-- changes nothing. Columns of a board are filtered views of this one order.
 CREATE FUNCTION position_for(task uuid, place text, anchor uuid) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    home uuid := (SELECT project_id FROM tasks WHERE id = task);
+    home uuid;
+    present text;
     lo text;
     hi text;
 BEGIN
+    SELECT project_id, position INTO home, present FROM tasks WHERE id = task;
     IF place IN ('before', 'after') THEN
         SELECT position INTO lo FROM tasks WHERE id = anchor AND project_id = home AND id <> task AND deleted_at IS NULL;
         IF NOT FOUND THEN
@@ -387,25 +396,31 @@ BEGIN
         SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND position < hi AND id <> task;
     ELSIF place = 'first' THEN
         SELECT min(position) INTO hi FROM tasks WHERE project_id = home AND id <> task;
-    ELSE
+    ELSIF place = 'last' THEN
         SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND id <> task;
+    END IF;
+    IF (lo IS NULL OR lo < present COLLATE "C") AND (hi IS NULL OR present < hi COLLATE "C") THEN
+        RETURN present;
     END IF;
     RETURN position_between(lo, hi);
 END $$;
 
--- make_room gives all tasks of a project new, short positions in the same order when the next key
--- would be longer than an index entry may well be. That takes some 6 000 moves into the same gap.
-CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    home uuid := (SELECT project_id FROM tasks WHERE id = task);
-BEGIN
-    IF length(position_for(task, place, anchor)) > 1000 THEN
-        UPDATE tasks t SET position = (5000000000 + o.n)::text, version = t.version + 1
-        FROM (SELECT id, row_number() OVER (ORDER BY position) AS n FROM tasks WHERE project_id = home) o
-        WHERE t.id = o.id;
-        PERFORM log_change(home, actor, 'project.reordered', home, '{}');
-    END IF;
-END $$;
+-- make_room gives the tasks around a place new, short positions in the same order when the next key
+-- there would be longer than an index entry may well be. That takes some 6 000 moves into the same
+-- gap, and touches only the tasks whose keys begin with that gap's number, however large the project.
+CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE sql AS $$
+    WITH k AS (
+        SELECT project_id, left(key, 10) AS number
+        FROM tasks, position_for(task, place, anchor) key WHERE id = task AND length(key) > 1000),
+    n AS (
+        SELECT t.id, k.number || lpad(row_number() OVER (ORDER BY t.position)::text, 9, '0') || 'V' AS position
+        FROM k JOIN tasks t USING (project_id) WHERE t.position >= k.number AND t.position < k.number || '{'), -- { follows z
+    t AS (
+        UPDATE tasks t SET position = n.position, version = t.version + 1, updated_at = clock_timestamp()
+        FROM n, tasks o WHERE t.id = n.id AND o.id = t.id
+        RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
+    SELECT log_change(project_id, actor, 'task.moved', id, what) FROM t
+$$;
 
 -- A job exists from the transaction that needs it to the transaction of its effect, which deletes it.
 -- Redis hands the jobs out but may lose them all: what is here and not there is pushed again.

@@ -94,6 +94,10 @@ CREATE TABLE invitations (
     CONSTRAINT invitations_email_key UNIQUE (project_id, email)
 );
 
+CREATE FUNCTION words(t text) RETURNS tsvector LANGUAGE sql IMMUTABLE AS $$
+    SELECT to_tsvector('simple', translate(t, '.:/@-_&?=#%+~<>', '               '))
+$$;
+
 CREATE TABLE tasks (
     id              uuid PRIMARY KEY,          -- UUIDv7: its order is the order of creation
     project_id      uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
@@ -118,8 +122,7 @@ CREATE TABLE tasks (
     updated_at      timestamptz(3) NOT NULL,
     deleted_at      timestamptz(3),
     search          tsvector NOT NULL GENERATED ALWAYS AS (
-                        setweight(to_tsvector('simple', title), 'A') ||
-                        setweight(to_tsvector('simple', description), 'B')) STORED,
+                        setweight(words(title), 'A') || setweight(words(description), 'B')) STORED,
     CONSTRAINT tasks_number_key UNIQUE (project_id, number),
     CONSTRAINT tasks_position_key UNIQUE (project_id, position) DEFERRABLE,
     CONSTRAINT tasks_assignee_fkey FOREIGN KEY (project_id, assignee_id) REFERENCES members,
@@ -192,7 +195,7 @@ BEGIN
     IF NOT FOUND OR have IS NULL OR (p.deleted_at IS NOT NULL) <> trash THEN
         PERFORM refuse('not_found');
     ELSIF have < need THEN
-        PERFORM refuse('forbidden', need::text);
+        PERFORM refuse(CASE WHEN trash THEN 'not_found' ELSE 'forbidden' END, need::text);
     ELSIF p.version <> ALL (versions) THEN
         PERFORM refuse('version_mismatch', p.version::text);
     END IF;
@@ -333,10 +336,12 @@ END $$;
 
 CREATE FUNCTION position_for(task uuid, place text, anchor uuid) RETURNS text LANGUAGE plpgsql STABLE AS $$
 DECLARE
-    home uuid := (SELECT project_id FROM tasks WHERE id = task);
+    home uuid;
+    present text;
     lo text;
     hi text;
 BEGIN
+    SELECT project_id, position INTO home, present FROM tasks WHERE id = task;
     IF place IN ('before', 'after') THEN
         SELECT position INTO lo FROM tasks WHERE id = anchor AND project_id = home AND id <> task AND deleted_at IS NULL;
         IF NOT FOUND THEN
@@ -350,20 +355,25 @@ BEGIN
         SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND position < hi AND id <> task;
     ELSIF place = 'first' THEN
         SELECT min(position) INTO hi FROM tasks WHERE project_id = home AND id <> task;
-    ELSE
+    ELSIF place = 'last' THEN
         SELECT max(position) INTO lo FROM tasks WHERE project_id = home AND id <> task;
+    END IF;
+    IF (lo IS NULL OR lo < present COLLATE "C") AND (hi IS NULL OR present < hi COLLATE "C") THEN
+        RETURN present;
     END IF;
     RETURN position_between(lo, hi);
 END $$;
 
-CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE
-    home uuid := (SELECT project_id FROM tasks WHERE id = task);
-BEGIN
-    IF length(position_for(task, place, anchor)) > 1000 THEN
-        UPDATE tasks t SET position = (5000000000 + o.n)::text, version = t.version + 1
-        FROM (SELECT id, row_number() OVER (ORDER BY position) AS n FROM tasks WHERE project_id = home) o
-        WHERE t.id = o.id;
-        PERFORM log_change(home, actor, 'project.reordered', home, '{}');
-    END IF;
-END $$;
+CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE sql AS $$
+    WITH k AS (
+        SELECT project_id, left(key, 10) AS number
+        FROM tasks, position_for(task, place, anchor) key WHERE id = task AND length(key) > 1000),
+    n AS (
+        SELECT t.id, k.number || lpad(row_number() OVER (ORDER BY t.position)::text, 9, '0') || 'V' AS position
+        FROM k JOIN tasks t USING (project_id) WHERE t.position >= k.number AND t.position < k.number || '{'), -- { follows z
+    t AS (
+        UPDATE tasks t SET position = n.position, version = t.version + 1, updated_at = clock_timestamp()
+        FROM n, tasks o WHERE t.id = n.id AND o.id = t.id
+        RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
+    SELECT log_change(project_id, actor, 'task.moved', id, what) FROM t
+$$;
