@@ -8,8 +8,11 @@ import (
 )
 
 // order is one way to sort a list: the SQL of its key and the key's type, which the cursor's text
-// is cast back to. The id breaks ties.
-type order struct{ expr, typ string }
+// is cast back to. The id breaks ties, unless the key is unique in the list.
+type order struct {
+	expr, typ string
+	unique    bool
+}
 
 // sorting is an order and its direction.
 type sorting struct {
@@ -80,14 +83,14 @@ func (f *filter) page(columns, from, id string, by sorting, p page) (string, []a
 		less, direction = "<", " DESC"
 	}
 	if p.after != nil {
-		if by.expr == id {
-			f.where(id+" "+less+" ?::text::uuid", p.after.ID)
+		if by.unique {
+			f.where(by.expr+" "+less+" ?::text::"+by.typ, p.after.Key)
 		} else {
 			f.where("("+by.expr+", "+id+") "+less+" (?::text::"+by.typ+", ?::text::uuid)", p.after.Key, p.after.ID)
 		}
 	}
 	sort := by.expr + direction
-	if by.expr != id {
+	if !by.unique {
 		sort += ", " + id + direction
 	}
 	return fmt.Sprintf("SELECT %s, (%s)::text AS sort_key FROM %s%s ORDER BY %s LIMIT %d",

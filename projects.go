@@ -86,6 +86,9 @@ func (f *fields) color(field string, value *string) {
 }
 
 const (
+	// lockKeySQL lets only one project at a time choose among the keys that differ in their last
+	// digits, so that keys derived from one name never meet.
+	lockKeySQL = `SELECT pg_advisory_xact_lock(hashtextextended(rtrim($1, '0123456789'), 0))`
 	// insertProjectSQL takes the first key of $2 that is free.
 	insertProjectSQL = `
 	WITH p AS (
@@ -124,6 +127,7 @@ func (s *server) handleCreateProject(w http.ResponseWriter, r *http.Request) err
 		keys = []string{*in.Key}
 	}
 	b := &pgx.Batch{}
+	b.Queue(lockKeySQL, keys[0])
 	b.Queue(insertProjectSQL, id, keys, in.Name, in.Description, in.Color, in.StartDate, in.EndDate, in.Settings, me.ID)
 	b.Queue(insertOwnerSQL, id, owner)
 	b.Queue(logProjectCreatedSQL, id, me.ID)
@@ -212,10 +216,10 @@ func (s *server) mayRead(ctx context.Context, project uuid) error {
 // projectOrders are the orders a list of projects can have: the text of the sort key, which also
 // makes the cursor, and its type.
 var projectOrders = map[string]order{
-	"createdAt": {"p.id", "uuid"},
-	"updatedAt": {"p.updated_at", "timestamptz"},
-	"name":      {`lower(p.name) COLLATE "C"`, "text"},
-	"key":       {"p.key", "text"},
+	"createdAt": {"p.id", "uuid", true},
+	"updatedAt": {"p.updated_at", "timestamptz", false},
+	"name":      {`lower(p.name) COLLATE "C"`, "text", false},
+	"key":       {"p.key", "text", true},
 }
 
 // handleProjects lists the projects that the caller reads.

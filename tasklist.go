@@ -17,17 +17,17 @@ const (
 // taskOrders are the orders a list of tasks can have. createdAt is the id itself, a UUIDv7. A task
 // without a due date sorts as if due at the end of time.
 var taskOrders = map[string]order{
-	"createdAt": {"t.id", "uuid"},
-	"updatedAt": {"t.updated_at", "timestamptz"},
-	"dueDate":   {"coalesce(t.due_date, 'infinity')", "date"},
-	"priority":  {"t.priority", "task_priority"},
-	"title":     {`lower(t.title) COLLATE "C"`, "text"},
-	"position":  {"t.position", "text"},
-	"number":    {"t.number", "integer"},
+	"createdAt": {"t.id", "uuid", true},
+	"updatedAt": {"t.updated_at", "timestamptz", false},
+	"dueDate":   {"coalesce(t.due_date, 'infinity')", "date", false},
+	"priority":  {"t.priority", "task_priority", false},
+	"title":     {`lower(t.title) COLLATE "C"`, "text", false},
+	"position":  {"t.position", "text", true}, // these two in one project only
+	"number":    {"t.number", "integer", true},
 }
 
 // relevance sorts a search by how well a task matches; it is the default of a list with search.
-var relevance = sorting{order{"t.rank", "numeric"}, true}
+var relevance = sorting{order{"t.rank", "numeric", false}, true}
 
 // taskQuery is a list of tasks as the client asked for it.
 type taskQuery struct {
@@ -74,6 +74,7 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 	}
 	f.dates(q, me)
 	f.search(q)
+	f.by.unique = f.by.unique && (f.project != nil || f.by.expr == "t.id")
 	f.expand = q.listOf("expand", "assignee", "creator", "project")
 	return f
 }
