@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const maxBulk = 500 // tasks in one request
@@ -16,13 +18,16 @@ type bulkChange struct {
 	Filter *map[string]string  `json:"filter"` // or those that a list with these parameters has
 	Set    optional[taskPatch] `json:"set"`    // change fields
 	Delete bool                `json:"delete"` // or put into the trash
-	DryRun bool                `json:"dryRun"` // only say which
+	DryRun bool                `json:"dryRun"` // only say what would happen
 }
 
 func (in bulkChange) invalid() []fieldError {
 	var f fields
 	if (in.IDs == nil) == (in.Filter == nil) {
 		f.wrong("ids", "required", "or filter must be given, and only one of them")
+	}
+	if in.Filter != nil && len(*in.Filter) == 0 {
+		f.wrong("filter", "required", "must have at least one parameter; all tasks at once are never meant")
 	}
 	if len(in.IDs) > maxBulk {
 		f.wrong("ids", "too_many", fmt.Sprintf("must have at most %d ids", maxBulk))
@@ -65,36 +70,60 @@ func (s *server) handleBulk(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	out := bulkAnswer{Matched: len(ids), DryRun: in.DryRun, Items: []bulkResult{}}
+	gone := map[uuid]bool{}
 	for _, id := range ids {
-		result := bulkResult{ID: id, Status: http.StatusOK}
-		if !in.DryRun {
-			if result, err = s.changeOne(r.Context(), id, in); err != nil {
-				return err
-			}
+		result, err := s.changeOne(r.Context(), id, in, gone)
+		if p, ok := errors.AsType[*problem](err); ok {
+			result = bulkResult{ID: id, Status: p.Status, Problem: p}
+		} else if err != nil { // would meet the others too
+			return err
 		}
 		out.Items = append(out.Items, result)
 	}
 	return writeJSON(w, http.StatusOK, out)
 }
 
-// changeOne does to one task what the bulk change says. Only a failure that would meet the others
-// too is an error.
-func (s *server) changeOne(ctx context.Context, id uuid, in bulkChange) (bulkResult, error) {
+// changeOne does to one task what the bulk change says. gone are the tasks that it has deleted so
+// far, as the subtasks of others perhaps.
+func (s *server) changeOne(ctx context.Context, id uuid, in bulkChange, gone map[uuid]bool) (bulkResult, error) {
 	me := callerOf(ctx).ID
-	result := bulkResult{ID: id, Status: http.StatusNoContent}
-	var err error
-	if in.Delete {
-		err = s.deleteTask(ctx, me, id, nil)
-	} else {
-		var t task
-		if t, err = s.patchTask(ctx, me, id, in.Set.value, nil); err == nil {
-			result.Status, result.Task = http.StatusOK, &t
+	switch {
+	case in.Delete && gone[id]:
+		return bulkResult{ID: id, Status: http.StatusNoContent}, nil
+	case in.Delete && in.DryRun:
+		return bulkResult{ID: id, Status: http.StatusNoContent}, s.try(ctx, taskDeletion(me, id, nil))
+	case in.Delete:
+		deleted, err := sendOne[struct{ IDs []uuid }](ctx, s.db, taskDeletion(me, id, nil))
+		for _, id := range deleted.IDs {
+			gone[id] = true
 		}
+		return bulkResult{ID: id, Status: http.StatusNoContent}, err
 	}
-	if p, ok := errors.AsType[*problem](err); ok {
-		return bulkResult{ID: id, Status: p.Status, Problem: p}, nil
+	b, err := taskUpdate(me, id, in.Set.value, nil)
+	if err != nil {
+		return bulkResult{}, err
 	}
-	return result, err
+	if in.DryRun {
+		return bulkResult{ID: id, Status: http.StatusOK}, s.try(ctx, b)
+	}
+	t, err := sendOne[task](ctx, s.db, b)
+	return bulkResult{ID: id, Status: http.StatusOK, Task: &t}, err
+}
+
+var errDryRun = errors.New("dry run")
+
+// try tells what a change would meet: it is made and undone.
+func (s *server) try(ctx context.Context, b *pgx.Batch) error {
+	err := s.db.inTx(ctx, func(tx pgx.Tx) error {
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return err
+		}
+		return errDryRun
+	})
+	if errors.Is(err, errDryRun) {
+		return nil
+	}
+	return err
 }
 
 // matchingTasks are the tasks that GET /tasks with these parameters lists; more than maxBulk is refused.
@@ -104,8 +133,10 @@ func (s *server) matchingTasks(r *http.Request, parameters map[string]string) ([
 		q.values.Set(name, value)
 	}
 	f := q.taskQuery(r)
-	if q.values.Has("sort") || q.values.Has("expand") {
-		q.wrong("filter", "unknown_parameter", "takes no sort and no expand")
+	for _, name := range []string{"sort", "expand", "deleted"} {
+		if q.values.Has(name) {
+			q.wrong(name, "unknown_parameter", "is not a parameter of a bulk change")
+		}
 	}
 	if err := q.done(); err != nil {
 		p, _ := errors.AsType[*problem](err)
@@ -114,8 +145,13 @@ func (s *server) matchingTasks(r *http.Request, parameters map[string]string) ([
 		}
 		return nil, invalid(p.Errors...)
 	}
+	if f.project != nil {
+		if err := s.mayRead(r.Context(), *f.project); err != nil {
+			return nil, err
+		}
+	}
 	var ids []uuid
-	sql, args := f.page("t.id", f.from, "t.id", f.by, page{limit: maxBulk})
+	sql, args := f.page("t.id", f.from, "t.id", sorting{order: taskOrders["createdAt"]}, page{limit: maxBulk}) // parents first
 	rows, err := queryAll[struct {
 		ID      uuid
 		SortKey string

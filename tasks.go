@@ -388,11 +388,12 @@ const (
 	checkOwnParentSQL = `SELECT check_parent($1, $2, (SELECT project_id FROM tasks WHERE id = $1))`
 )
 
-// patchTask changes the fields that the patch has and no other.
-func (s *server) patchTask(ctx context.Context, by, id uuid, in taskPatch, versions []int64) (task, error) {
+// taskUpdate is the change of the fields that the patch has and no other. Its last statement
+// selects the task.
+func taskUpdate(by, id uuid, in taskPatch, versions []int64) (*pgx.Batch, error) {
 	text, err := in.columns().json()
 	if err != nil {
-		return task{}, err
+		return nil, err
 	}
 	b := &pgx.Batch{}
 	b.Queue(enterTaskSQL, id, by, roleMember, versions)
@@ -401,7 +402,7 @@ func (s *server) patchTask(ctx context.Context, by, id uuid, in taskPatch, versi
 	}
 	b.Queue(patchTaskSQL, id, by, text)
 	b.Queue(taskByIDSQL, id)
-	return sendOne[task](ctx, s.db, b)
+	return b, nil
 }
 
 // handlePatchTask changes a task.
@@ -414,7 +415,11 @@ func (s *server) handlePatchTask(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t, err := s.patchTask(r.Context(), callerOf(r.Context()).ID, id, in, ifMatch(r))
+	b, err := taskUpdate(callerOf(r.Context()).ID, id, in, ifMatch(r))
+	if err != nil {
+		return err
+	}
+	t, err := sendOne[task](r.Context(), s.db, b)
 	if err != nil {
 		return err
 	}
@@ -424,41 +429,53 @@ func (s *server) handlePatchTask(w http.ResponseWriter, r *http.Request) error {
 const (
 	// deleteTaskSQL puts a task and everything below it into the trash, at one moment by which
 	// restoreTaskSQL knows what belongs together. Tasks that waited for one of them lose a blocker.
+	// It returns the ids of all that went.
 	deleteTaskSQL = `
 	WITH RECURSIVE tree AS (
 		SELECT id, clock_timestamp() AS at FROM tasks WHERE id = $1
 		UNION ALL SELECT t.id, tree.at FROM tasks t JOIN tree ON t.parent_id = tree.id WHERE t.deleted_at IS NULL),
-	freed AS (
-		UPDATE tasks SET version = version + 1
-		WHERE id IN (SELECT b.task_id FROM task_blockers b JOIN tree ON b.blocker_id = tree.id) AND id NOT IN (SELECT id FROM tree)),
 	gone AS (
 		UPDATE tasks t SET deleted_at = tree.at, updated_at = tree.at, version = t.version + 1
-		FROM tree WHERE t.id = tree.id RETURNING t.id, t.project_id)
-	SELECT log_change(project_id, $2, 'task.deleted', id, '{}') FROM gone`
+		FROM tree WHERE t.id = tree.id RETURNING t.id, t.project_id),
+	` + freedTasks + `
+	SELECT array_agg(id ORDER BY seq) FILTER (WHERE id IS NOT NULL) AS ids FROM (
+		SELECT id, log_change(project_id, $2, 'task.deleted', id, '{}') AS seq FROM gone
+		UNION ALL
+		SELECT NULL, log_change(project_id, $2, 'task.unblocked', id, jsonb_build_object('blockedBy', jsonb_build_array(blocker_id, NULL))) FROM freed) e`
+	// freedTasks gives the tasks outside a tree that wait for one in it a new version, as blockedBy
+	// names only live tasks; freed is one row for each blocker that they lose or have again.
+	freedTasks = `
+	waiting AS (
+		SELECT b.task_id, b.blocker_id FROM task_blockers b JOIN tree ON b.blocker_id = tree.id
+		WHERE b.task_id NOT IN (SELECT id FROM tree)),
+	waited AS (
+		UPDATE tasks SET version = version + 1, updated_at = clock_timestamp()
+		WHERE id IN (SELECT task_id FROM waiting) RETURNING id, project_id),
+	freed AS (SELECT id, project_id, blocker_id FROM waited JOIN waiting ON task_id = id)`
 	enterTrashedTaskSQL = `SELECT enter_task($1, $2, $3, $4, trash => true)`
 	// restoreTaskSQL undoes deleteTaskSQL. A task whose parent is still in the trash comes back without it.
 	restoreTaskSQL = `
 	WITH RECURSIVE tree AS (
 		SELECT id, deleted_at, clock_timestamp() AS at FROM tasks WHERE id = $1
 		UNION ALL SELECT t.id, t.deleted_at, tree.at FROM tasks t JOIN tree ON t.parent_id = tree.id WHERE t.deleted_at = tree.deleted_at),
-	freed AS (
-		UPDATE tasks SET version = version + 1
-		WHERE id IN (SELECT b.task_id FROM task_blockers b JOIN tree ON b.blocker_id = tree.id) AND id NOT IN (SELECT id FROM tree)),
 	back AS (
 		UPDATE tasks t SET deleted_at = NULL, updated_at = tree.at, version = t.version + 1,
 			parent_id = CASE WHEN t.id = $1 AND EXISTS (SELECT FROM tasks up WHERE up.id = t.parent_id AND up.deleted_at IS NOT NULL)
 				THEN NULL ELSE t.parent_id END
 		FROM tree, tasks o WHERE t.id = tree.id AND o.id = t.id
-		RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
-	SELECT log_change(project_id, $2, 'task.restored', id, what) FROM back`
+		RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what),
+	` + freedTasks + `
+	SELECT log_change(project_id, $2, 'task.restored', id, what) FROM back
+	UNION ALL
+	SELECT log_change(project_id, $2, 'task.blocked', id, jsonb_build_object('blockedBy', jsonb_build_array(NULL, blocker_id))) FROM freed`
 )
 
-// deleteTask puts a task into the trash, with its subtasks.
-func (s *server) deleteTask(ctx context.Context, by, id uuid, versions []int64) error {
+// taskDeletion is the change that puts a task into the trash, with its subtasks.
+func taskDeletion(by, id uuid, versions []int64) *pgx.Batch {
 	b := &pgx.Batch{}
 	b.Queue(enterTaskSQL, id, by, roleMember, versions)
 	b.Queue(deleteTaskSQL, id, by)
-	return s.db.send(ctx, b)
+	return b
 }
 
 // handleDeleteTask puts a task into the trash, with its subtasks.
@@ -467,7 +484,7 @@ func (s *server) handleDeleteTask(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
-	if err := s.deleteTask(r.Context(), callerOf(r.Context()).ID, id, ifMatch(r)); err != nil {
+	if err := s.db.send(r.Context(), taskDeletion(callerOf(r.Context()).ID, id, ifMatch(r))); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
