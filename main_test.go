@@ -141,6 +141,17 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	return ts
 }
 
+// run is a subtest on the same server; failures of its requests are its own.
+func (ts *testServer) run(name string, test func(t *testing.T)) {
+	outer := ts.t.(*testing.T)
+	outer.Helper()
+	outer.Run(name, func(t *testing.T) {
+		ts.t = t
+		defer func() { ts.t = outer }()
+		test(t)
+	})
+}
+
 // lockedBuffer collects a log that many goroutines write.
 type lockedBuffer struct {
 	mu sync.Mutex
