@@ -106,7 +106,7 @@ func (s *server) changeOne(ctx context.Context, id uuid, in bulkChange, gone map
 	if in.DryRun {
 		return bulkResult{ID: id, Status: http.StatusOK}, s.try(ctx, b)
 	}
-	t, err := sendOne[task](ctx, s.db, b)
+	t, err := sendAnd[task](ctx, s, b, in.Set.value.facts(me, id)...)
 	return bulkResult{ID: id, Status: http.StatusOK, Task: &t}, err
 }
 

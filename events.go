@@ -6,6 +6,28 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// sendAnd sends a batch whose last statement returns one row, together with the jobs that its
+// facts cause, and hands those to the workers.
+func sendAnd[T any](ctx context.Context, s *server, b *pgx.Batch, facts ...fact) (T, error) {
+	last := b.QueuedQueries[len(b.QueuedQueries)-1]
+	b.QueuedQueries = b.QueuedQueries[:len(b.QueuedQueries)-1]
+	var jobs []job
+	for _, f := range facts {
+		more, err := s.announce(ctx, b, f)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		jobs = append(jobs, more...)
+	}
+	b.QueuedQueries = append(b.QueuedQueries, last)
+	value, err := sendOne[T](ctx, s.db, b)
+	if err == nil {
+		s.outbox.pushSoon(jobs...)
+	}
+	return value, err
+}
+
 // announce adds to a batch the jobs that a fact causes, so that they exist exactly if the batch is
 // committed. The caller then hands them to s.outbox.pushSoon.
 func (s *server) announce(ctx context.Context, b *pgx.Batch, f fact) ([]job, error) {

@@ -19,6 +19,8 @@ func (s *server) jobKinds() []jobKind {
 // subscriptions says which jobs a fact causes.
 func subscriptions(f fact) []newJob {
 	switch f.Kind {
+	case "task.done":
+		return []newJob{{kind: "task.recur", payload: repeated{Task: *f.Task}, priority: 1}}
 	case "task.assigned", "member.added":
 		return []newJob{{kind: "notification.fanout", payload: f, priority: 1}}
 	}

@@ -162,7 +162,7 @@ func (s *server) handleAddMember(w http.ResponseWriter, r *http.Request) error {
 	b.Queue(insertMemberSQL, id, me, user, in.Role)
 	b.Queue(deleteInvitedSQL, id, user)
 	b.Queue(memberSQL, id, user)
-	row, err := sendOne[memberRow](r.Context(), s.db, b)
+	row, err := sendAnd[memberRow](r.Context(), s, b, fact{Kind: "member.added", Actor: me, User: user, Project: &id})
 	if err != nil {
 		return err
 	}

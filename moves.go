@@ -134,7 +134,11 @@ func (s *server) handleMoveTask(w http.ResponseWriter, r *http.Request) error {
 	b.Queue(makeRoomSQL, id, me, place, anchor)
 	b.Queue(placeTaskSQL, id, me, place, anchor, in.Status)
 	b.Queue(taskByIDSQL, id)
-	t, err := sendOne[task](r.Context(), s.db, b)
+	var facts []fact
+	if in.Status != nil && *in.Status == "done" {
+		facts = append(facts, fact{Kind: "task.done", Actor: me, Task: &id})
+	}
+	t, err := sendAnd[task](r.Context(), s, b, facts...)
 	if err != nil {
 		return err
 	}

@@ -88,13 +88,16 @@ func (s *server) handleMarkRead(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// fanoutSQL puts a fact into the inbox of the user it concerns, unless he did it himself or may no
-// longer read the project.
+// fanoutSQL puts a fact into the inbox of the user it concerns, unless he may no longer read the
+// project. An assignment is told once for each time it was made, however often it was asked for,
+// and not at all when it no longer holds.
 const fanoutSQL = `
 	INSERT INTO notifications (id, user_id, kind, task_id, project_id, detail, unique_key)
-	SELECT $1::uuid, u.id, $2, t.id, p.id, jsonb_build_object('actorId', $6::text), $7
+	SELECT $1::uuid, u.id, $2::text, t.id, p.id, jsonb_build_object('actorId', $6::text),
+		CASE WHEN t.id IS NULL THEN $7
+			ELSE $2 || ':' || t.id || ':' || (SELECT max(seq) FROM events e WHERE e.subject = t.id AND e.changes ? 'assigneeId') END
 	FROM users u JOIN projects p ON p.id = $5 LEFT JOIN tasks t ON t.id = $4
-	WHERE u.id = $3 AND u.is_active AND role_in(p.id, u.id) IS NOT NULL
+	WHERE u.id = $3 AND u.is_active AND role_in(p.id, u.id) IS NOT NULL AND (t.id IS NULL OR t.assignee_id = u.id)
 	ON CONFLICT ON CONSTRAINT notifications_unique_key DO NOTHING`
 
 // runFanout tells the user whom a fact concerns. The entry commits with the job's end, so it is

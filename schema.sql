@@ -287,7 +287,8 @@ CREATE FUNCTION task_fields(t tasks) RETURNS jsonb LANGUAGE sql STABLE AS $$
         'title', t.title, 'description', t.description, 'status', t.status, 'priority', t.priority,
         'assigneeId', t.assignee_id, 'parentId', t.parent_id, 'position', t.position,
         'startDate', t.start_date, 'dueDate', t.due_date,
-        'estimatedHours', t.estimated_hours, 'actualHours', t.actual_hours, 'labels', t.labels)
+        'estimatedHours', t.estimated_hours, 'actualHours', t.actual_hours, 'labels', t.labels,
+        'recurrence', t.recurrence)
 $$;
 
 CREATE FUNCTION project_fields(p projects) RETURNS jsonb LANGUAGE sql STABLE AS $$

@@ -44,7 +44,8 @@ type task struct {
 	EstimatedHours *float64   `json:"estimatedHours"`
 	ActualHours    *float64   `json:"actualHours"`
 	Labels         []string   `json:"labels"`
-	BlockedBy      []uuid     `json:"blockedBy"` // live tasks that must be done first
+	Recurrence     *string    `json:"recurrence"` // RFC 5545 RRULE: being done makes the next one
+	BlockedBy      []uuid     `json:"blockedBy"`  // live tasks that must be done first
 	CreatedBy      uuid       `json:"createdBy"`
 	StartedAt      *timestamp `json:"startedAt"`   // first left todo
 	CompletedAt    *timestamp `json:"completedAt"` // became done; null again when reopened
@@ -61,7 +62,7 @@ type task struct {
 // taskColumns select a task t of project p.
 const taskColumns = `t.id, p.key || '-' || t.number AS ref, t.project_id, t.number, t.title, t.description, t.status, t.priority,
 	t.assignee_id, t.parent_id, t.position, t.start_date::text AS start_date, t.due_date::text AS due_date,
-	t.estimated_hours::float8 AS estimated_hours, t.actual_hours::float8 AS actual_hours, t.labels,
+	t.estimated_hours::float8 AS estimated_hours, t.actual_hours::float8 AS actual_hours, t.labels, t.recurrence,
 	ARRAY(SELECT b.blocker_id FROM task_blockers b JOIN tasks o ON o.id = b.blocker_id AND o.deleted_at IS NULL
 		WHERE b.task_id = t.id ORDER BY 1) AS blocked_by,
 	t.created_by, t.started_at, t.completed_at, t.created_at, t.updated_at, t.deleted_at, t.version`
@@ -80,6 +81,7 @@ type newTask struct {
 	EstimatedHours *float64 `json:"estimatedHours"`
 	ActualHours    *float64 `json:"actualHours"`
 	Labels         []string `json:"labels"`
+	Recurrence     *string  `json:"recurrence"`
 }
 
 func (in newTask) invalid() []fieldError {
@@ -102,7 +104,16 @@ func (in newTask) invalid() []fieldError {
 	f.hours("estimatedHours", in.EstimatedHours)
 	f.hours("actualHours", in.ActualHours)
 	f.labels("labels", in.Labels)
+	if in.Recurrence != nil {
+		f.recurrence("recurrence", *in.Recurrence)
+	}
 	return f.errs
+}
+
+func (f *fields) recurrence(field, value string) {
+	if _, err := parseRRule(value); err != nil {
+		f.wrong(field, "invalid_recurrence", err.Error())
+	}
 }
 
 func (f *fields) hours(field string, value *float64) {
@@ -139,11 +150,11 @@ const (
 		UPDATE projects SET seq = seq + 1, last_number = last_number + 1 WHERE id = $2 RETURNING id, key, seq, last_number),
 	t AS (
 		INSERT INTO tasks (id, project_id, number, title, description, status, priority, assignee_id, parent_id, position,
-			start_date, due_date, estimated_hours, actual_hours, labels, created_by, started_at, completed_at, created_at, updated_at)
+			start_date, due_date, estimated_hours, actual_hours, labels, created_by, started_at, completed_at, created_at, updated_at, recurrence)
 		SELECT $1, p.id, p.last_number, $4, $5, $6::text::task_status, $7::text::task_priority, $8, $9,
 			position_between((SELECT max(position) FROM tasks WHERE project_id = $2), NULL),
 			$10::text::date, $11::text::date, $12::float8, $13::float8, $14::text[], $3,
-			CASE WHEN $6 <> 'todo' THEN $15::timestamptz END, CASE WHEN $6 = 'done' THEN $15::timestamptz END, $15, $15
+			CASE WHEN $6 <> 'todo' THEN $15::timestamptz END, CASE WHEN $6 = 'done' THEN $15::timestamptz END, $15, $15, $16
 		FROM p RETURNING *),
 	e AS (
 		INSERT INTO events (scope, seq, actor, kind, subject, changes)
@@ -170,8 +181,12 @@ func (s *server) createTask(ctx context.Context, by uuid, in newTask) (task, err
 		b.Queue(checkParentSQL, id, in.ParentID, in.ProjectID)
 	}
 	b.Queue(createTaskSQL, id, in.ProjectID, by, in.Title, in.Description, status, priority, in.AssigneeID, in.ParentID,
-		in.StartDate, in.DueDate, in.EstimatedHours, in.ActualHours, in.Labels, id.time())
-	return sendOne[task](ctx, s.db, b)
+		in.StartDate, in.DueDate, in.EstimatedHours, in.ActualHours, in.Labels, id.time(), in.Recurrence)
+	var facts []fact
+	if in.AssigneeID != nil {
+		facts = append(facts, fact{Kind: "task.assigned", Actor: by, User: in.AssigneeID, Task: &id, Project: in.ProjectID})
+	}
+	return sendAnd[task](ctx, s, b, facts...)
 }
 
 // handleCreateTask makes a task in a project where the caller is at least a member.
@@ -320,6 +335,7 @@ type taskPatch struct {
 	EstimatedHours optional[float64]  `json:"estimatedHours"`
 	ActualHours    optional[float64]  `json:"actualHours"`
 	Labels         optional[[]string] `json:"labels"`
+	Recurrence     optional[string]   `json:"recurrence"`
 }
 
 func (in taskPatch) invalid() []fieldError {
@@ -345,6 +361,9 @@ func (in taskPatch) invalid() []fieldError {
 		f.hours("actualHours", &in.ActualHours.value)
 	}
 	f.labels("labels", in.Labels.value)
+	if in.Recurrence.set && !in.Recurrence.null {
+		f.recurrence("recurrence", in.Recurrence.value)
+	}
 	return f.errs
 }
 
@@ -360,6 +379,7 @@ func (in taskPatch) columns() columns {
 	setColumn(set, "due_date", in.DueDate)
 	setColumn(set, "estimated_hours", in.EstimatedHours)
 	setColumn(set, "actual_hours", in.ActualHours)
+	setColumn(set, "recurrence", in.Recurrence)
 	if in.Description.set {
 		set["description"] = in.Description.value // null clears to the empty text
 	}
@@ -377,7 +397,7 @@ const (
 	WITH t AS (
 		UPDATE tasks t SET title = n.title, description = n.description, status = n.status, priority = n.priority,
 			assignee_id = n.assignee_id, parent_id = n.parent_id, start_date = n.start_date, due_date = n.due_date,
-			estimated_hours = n.estimated_hours, actual_hours = n.actual_hours, labels = n.labels,
+			estimated_hours = n.estimated_hours, actual_hours = n.actual_hours, labels = n.labels, recurrence = n.recurrence,
 			started_at = CASE WHEN n.status <> 'todo' THEN coalesce(t.started_at, clock_timestamp()) ELSE t.started_at END,
 			completed_at = CASE WHEN n.status = 'done' THEN coalesce(t.completed_at, clock_timestamp()) END,
 			version = t.version + 1, updated_at = clock_timestamp()
@@ -387,6 +407,18 @@ const (
 	SELECT log_change(project_id, $2, 'task.updated', id, what) FROM t`
 	checkOwnParentSQL = `SELECT check_parent($1, $2, (SELECT project_id FROM tasks WHERE id = $1))`
 )
+
+// facts are what a patch may have brought about, for others to look at.
+func (in taskPatch) facts(by, id uuid) []fact {
+	var facts []fact
+	if in.AssigneeID.set && !in.AssigneeID.null {
+		facts = append(facts, fact{Kind: "task.assigned", Actor: by, User: &in.AssigneeID.value, Task: &id})
+	}
+	if in.Status.value == "done" {
+		facts = append(facts, fact{Kind: "task.done", Actor: by, Task: &id})
+	}
+	return facts
+}
 
 // taskUpdate is the change of the fields that the patch has and no other. Its last statement
 // selects the task.
@@ -419,7 +451,7 @@ func (s *server) handlePatchTask(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	t, err := sendOne[task](r.Context(), s.db, b)
+	t, err := sendAnd[task](r.Context(), s, b, in.facts(callerOf(r.Context()).ID, id)...)
 	if err != nil {
 		return err
 	}

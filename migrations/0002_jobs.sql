@@ -67,3 +67,12 @@ CREATE TABLE queues (
     name   text PRIMARY KEY,
     paused boolean NOT NULL DEFAULT false
 );
+
+CREATE OR REPLACE FUNCTION task_fields(t tasks) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object(
+        'title', t.title, 'description', t.description, 'status', t.status, 'priority', t.priority,
+        'assigneeId', t.assignee_id, 'parentId', t.parent_id, 'position', t.position,
+        'startDate', t.start_date, 'dueDate', t.due_date,
+        'estimatedHours', t.estimated_hours, 'actualHours', t.actual_hours, 'labels', t.labels,
+        'recurrence', t.recurrence)
+$$;
