@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -23,10 +24,12 @@ import (
 )
 
 const (
-	maxBody      = 1 << 20 // bytes of a JSON body
-	maxQuery     = 8 << 10 // bytes of a query string
-	defaultLimit = 50      // rows of a list page
-	maxLimit     = 100
+	maxBody         = 1 << 20  // bytes of a JSON body
+	maxStrangerBody = 16 << 10 // bytes of a JSON body from somebody who has not signed in
+	maxQuery        = 8 << 10  // bytes of a query string
+	maxSearch       = 200      // characters of a search text
+	defaultLimit    = 50       // rows of a list page
+	maxLimit        = 100
 )
 
 // handlerFunc is a handler that leaves its errors to one place.
@@ -52,14 +55,21 @@ func (s *server) front(mux http.Handler) http.Handler {
 		for name, value := range apiHeaders {
 			header.Set(name, value)
 		}
+		if s.stopping.Load() {
+			header.Set("Connection", "close") // so that the client's next request goes elsewhere
+		}
 		defer func() {
-			if p := recover(); p != nil && p != http.ErrAbortHandler {
-				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
-				s.fail(rec, r, errors.New("panic"))
-			}
 			s.log.Info("request", "requestId", id, "method", r.Method, "path", r.URL.Path, "route", rec.route,
 				"status", rec.status, "bytes", rec.bytes, "ms", float64(time.Since(start).Microseconds())/1000,
 				"user", rec.user, "ip", clientIP(r))
+		}()
+		defer func() {
+			if p := recover(); p == http.ErrAbortHandler {
+				panic(p)
+			} else if p != nil {
+				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
+				s.fail(rec, r, errors.New("panic"))
+			}
 		}()
 		if p := sanePath(r); p != nil {
 			s.fail(rec, r, p)
@@ -133,7 +143,8 @@ func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 // fail answers an error: a problem as it is, anything else as one that tells nothing, after logging it.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok && rec.status != 0 {
-		return // the answer has begun; the connection's end is all the client can be told
+		s.log.Warn("answer cut short", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		panic(http.ErrAbortHandler) // the answer has begun; the connection's end is all the client can be told
 	}
 	p, ok := errors.AsType[*problem](err)
 	switch {
@@ -154,7 +165,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.Code == "unavailable" {
 		answer.with("Retry-After", "1")
 	}
-	if p.Code == "unauthenticated" {
+	if p.Status == http.StatusUnauthorized {
 		answer.with("WWW-Authenticate", `Bearer realm="taskflow"`)
 	}
 	answer.send(w)
@@ -169,7 +180,7 @@ func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
 	if err := checkMedia(r); err != nil {
 		return body, err
 	}
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	data, err := io.ReadAll(r.Body) // guard has limited it
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return body, newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", tooLarge.Limit))
 	}
@@ -187,10 +198,10 @@ func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
 
 // checkMedia refuses a body that does not say that it is JSON, or is encoded on top of it.
 func checkMedia(r *http.Request) error {
-	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
+	if enc := strings.Join(r.Header.Values("Content-Encoding"), ","); enc != "" && !strings.EqualFold(enc, "identity") {
 		return newProblem("unsupported_media", "").with("Accept-Encoding", "identity")
 	}
-	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	media, params, err := mime.ParseMediaType(strings.Join(r.Header.Values("Content-Type"), ","))
 	json := media == "application/json" || media == "application/merge-patch+json" && r.Method == http.MethodPatch
 	if charset := params["charset"]; err != nil || !json || charset != "" && !strings.EqualFold(charset, "utf-8") {
 		return newProblem("unsupported_media", "")
@@ -212,11 +223,11 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 
 // writeVersioned writes a single resource with its ETag, or 304 where the client already has it.
 func writeVersioned(w http.ResponseWriter, r *http.Request, status int, version int64, v any) error {
-	tag := `"` + strconv.FormatInt(version, 10) + `"`
+	tag := entityTag(version)
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "private, no-cache")
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		if match := r.Header.Get("If-None-Match"); match == "*" || slices.Contains(entityTags(match), tag) {
+		if tags := entityTags(r.Header.Values("If-None-Match")); slices.Contains(tags, tag) || slices.Contains(tags, "*") {
 			w.WriteHeader(http.StatusNotModified)
 			return nil
 		}
@@ -230,32 +241,35 @@ func writeCreated(w http.ResponseWriter, r *http.Request, location string, versi
 	return writeVersioned(w, r, http.StatusCreated, version, v)
 }
 
-// entityTags splits the list of If-Match and If-None-Match (RFC 9110, section 8.8.3). Weakness is
-// dropped, as If-None-Match compares weakly.
-func entityTags(list string) []string {
+// entityTags splits the lists of If-None-Match (RFC 9110, section 13.1.2). Weakness is dropped, as
+// it compares weakly.
+func entityTags(lists []string) []string {
 	var tags []string
-	for tag := range strings.SplitSeq(list, ",") {
+	for tag := range strings.SplitSeq(strings.Join(lists, ","), ",") {
 		tags = append(tags, strings.TrimPrefix(strings.TrimSpace(tag), "W/"))
 	}
 	return tags
 }
 
 // ifMatch is the versions that If-Match accepts; nil where any will do. Tags this server never
-// made are versions that never match.
+// made, weak ones among them, are versions that never match.
 func ifMatch(r *http.Request) []int64 {
-	list := strings.Join(r.Header.Values("If-Match"), ",")
-	if list == "" || strings.TrimSpace(list) == "*" {
+	lists := r.Header.Values("If-Match")
+	if len(lists) == 0 || len(lists) == 1 && strings.TrimSpace(lists[0]) == "*" {
 		return nil
 	}
 	versions := []int64{}
-	for tag := range strings.SplitSeq(list, ",") {
-		tag = strings.TrimSpace(tag) // a weak tag never matches strongly
-		if n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64); err == nil && len(tag) > 2 && tag[0] == '"' {
+	for tag := range strings.SplitSeq(strings.Join(lists, ","), ",") {
+		tag = strings.TrimSpace(tag)
+		if n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64); err == nil && tag == entityTag(n) {
 			versions = append(versions, n)
 		}
 	}
 	return versions
 }
+
+// entityTag is the strong ETag of a version.
+func entityTag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
 // pathUUID is a path parameter that must be an id. Anything else is a thing that does not exist.
 func pathUUID(r *http.Request, name string) (uuid, error) {
@@ -304,6 +318,15 @@ func (q *query) text(name string) string {
 		q.wrong(name, "empty", "must not be empty; leave it out instead")
 	}
 	return list[0]
+}
+
+// search is the parameter search, "" when absent.
+func (q *query) search() string {
+	value := q.text("search")
+	if utf8.RuneCountInString(value) > maxSearch {
+		q.wrong("search", "too_long", fmt.Sprintf("must have at most %d characters", maxSearch))
+	}
+	return value
 }
 
 func (q *query) oneOf(name string, choices ...string) string {
@@ -371,7 +394,7 @@ func (q *query) timestamp(name string) *timestamp {
 func (q *query) done() error {
 	for name := range q.values {
 		if !slices.Contains(q.known, name) {
-			q.wrong(printable(name), "unknown_parameter", "is not a parameter of this request; it takes "+strings.Join(q.known, ", "))
+			q.wrong(printable(name, maxEcho), "unknown_parameter", "is not a parameter of this request; it takes "+cmp.Or(strings.Join(q.known, ", "), "none"))
 		}
 	}
 	if len(q.errs) > 0 {
@@ -380,22 +403,6 @@ func (q *query) done() error {
 	}
 	return nil
 }
-
-// printable is a client's text made fit to be repeated in an error.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if isControl(r) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len([]rune(s)) > 64 {
-		s = string([]rune(s)[:64]) + "…"
-	}
-	return s
-}
-
-func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }
 
 // page is which part of a list is asked for.
 type page struct {

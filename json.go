@@ -12,7 +12,10 @@ import (
 	"unicode/utf8"
 )
 
-const maxJSONDepth = 32
+const (
+	maxJSONDepth = 32  // objects and arrays within each other
+	maxJSONNames = 100 // in one object; more than any request has
+)
 
 // unmarshalStrict decodes one JSON text into the struct dst points to and refuses everything that
 // encoding/json would guess about: duplicate names, names of another case, unknown names, null in
@@ -28,10 +31,10 @@ func unmarshalStrict(data []byte, dst any) error {
 	}
 	err := json.Unmarshal(data, dst)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return invalid(fieldError{wrong.Field, "wrong_type", "must be " + jsonTypeName(wrong.Type) + ", not " + wrong.Value})
+		return invalid(fieldError{wrong.Field, "wrong_type", "must be " + jsonTypeName(wrong.Type) + ", not " + printable(wrong.Value, maxEcho)})
 	}
 	if err != nil {
-		return newProblem("malformed_json", err.Error())
+		return newProblem("malformed_json", "The body cannot be read as JSON.")
 	}
 	return nil
 }
@@ -78,7 +81,7 @@ func (s *jsonScanner) text(t reflect.Type) error {
 	if s.data[s.pos] != '{' {
 		return newProblem("malformed_json", "The body must be a JSON object.")
 	}
-	if err := s.value(t, "", 1); err != nil {
+	if err := s.value(t, "", 0); err != nil {
 		return err
 	}
 	s.space()
@@ -102,16 +105,16 @@ func (s *jsonScanner) next() byte {
 	return 0
 }
 
-// value walks one value. t is the type it belongs to; nil where any value may stand.
+// value walks one value, which stands in depth others. t is the type it belongs to; nil where any
+// value may stand.
 func (s *jsonScanner) value(t reflect.Type, path string, depth int) error {
-	if depth > maxJSONDepth {
-		return s.fail("The JSON is nested deeper than %d", maxJSONDepth)
-	}
 	switch c := s.next(); {
+	case (c == '{' || c == '[') && depth == maxJSONDepth:
+		return s.fail("The JSON is nested deeper than %d", maxJSONDepth)
 	case c == '{':
-		return s.object(t, path, depth)
+		return s.object(t, path, depth+1)
 	case c == '[':
-		return s.array(t, path, depth)
+		return s.array(t, path, depth+1)
 	case c == '"':
 		_, err := s.string()
 		return err
@@ -150,10 +153,10 @@ func (s *jsonScanner) object(t reflect.Type, path string, depth int) error {
 			return err
 		}
 		if slices.Contains(seen, name) {
-			return s.fail("The name %q stands twice in one object", name)
+			return s.fail("The name %q stands twice in one object", printable(name, maxEcho))
 		}
-		if len(seen) == 1000 {
-			return s.fail("An object has more than 1000 names")
+		if len(seen) == maxJSONNames {
+			return s.fail("An object has more than %d names", maxJSONNames)
 		}
 		seen = append(seen, name)
 		field := name
@@ -170,7 +173,7 @@ func (s *jsonScanner) object(t reflect.Type, path string, depth int) error {
 		}
 		s.pos++
 		s.space()
-		if err := s.value(inner, field, depth+1); err != nil {
+		if err := s.value(inner, field, depth); err != nil {
 			return err
 		}
 	}
@@ -186,7 +189,7 @@ func unknownField(field, name string, fields map[string]reflect.Type) fieldError
 			message += "; did you mean " + known + "?"
 		}
 	}
-	return fieldError{field, "unknown_field", message}
+	return fieldError{printable(field, maxEcho), "unknown_field", message}
 }
 
 func (s *jsonScanner) array(t reflect.Type, path string, depth int) error {
@@ -205,7 +208,7 @@ func (s *jsonScanner) array(t reflect.Type, path string, depth int) error {
 			s.pos++
 			s.space()
 		}
-		if err := s.value(t, fmt.Sprintf("%s[%d]", path, i), depth+1); err != nil {
+		if err := s.value(t, fmt.Sprintf("%s[%d]", path, i), depth); err != nil {
 			return err
 		}
 		s.space()

@@ -21,6 +21,9 @@ type problem struct {
 	header http.Header // sent with the problem: Retry-After, ETag, Allow …
 }
 
+// maxEcho is how many characters of a client's own text an error repeats.
+const maxEcho = 64
+
 // A fieldError says what is wrong with one field or parameter.
 type fieldError struct {
 	Field   string `json:"field"` // JSON path (labels[2]) or parameter name
@@ -59,7 +62,7 @@ var problemCodes = map[string]struct {
 	"body_too_large":        {413, "Body too large", "Send less at once."},
 	"unsupported_media":     {415, "Unsupported media type", "Send Content-Type: application/json (PATCH also takes application/merge-patch+json) and no Content-Encoding."},
 	"validation_failed":     {422, "Validation failed", "Correct the fields named in errors."},
-	"unavailable":           {503, "Temporarily unavailable", "Try again after the time in Retry-After; nothing was changed."},
+	"unavailable":           {503, "Temporarily unavailable", "Try again after the time in Retry-After. After a change that was under way, look first: it may have been made."},
 	"internal":              {500, "Internal error", "This is our fault; the request id helps to find it in the log."},
 }
 
@@ -102,6 +105,24 @@ func detailOf(errs []fieldError) string {
 	}
 	return strings.Join(parts, "; ")
 }
+
+// printable is a client's text made fit to be shown or kept: its first characters, without control
+// characters.
+func printable(s string, most int) string {
+	var out strings.Builder
+	n := 0
+	for _, r := range s { // a byte that is not UTF-8 is U+FFFD
+		if n++; n > most {
+			return out.String() + "…"
+		}
+		if !isControl(r) {
+			out.WriteRune(r)
+		}
+	}
+	return out.String()
+}
+
+func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }
 
 // send writes the problem as the answer.
 func (p *problem) send(w http.ResponseWriter) {

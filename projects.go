@@ -227,7 +227,7 @@ func (s *server) handleProjects(w http.ResponseWriter, r *http.Request) error {
 	q := parseQuery(r)
 	p := s.page(r, q)
 	status := q.listOf("status", projectStatuses...)
-	search := likePattern(q.text("search"))
+	search := likePattern(q.search())
 	deleted := q.bool("deleted")
 	sort := q.sort(projectOrders, "-createdAt")
 	if err := q.done(); err != nil {

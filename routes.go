@@ -140,10 +140,27 @@ func (s *server) guard(rt route) http.Handler {
 			rec.user = c.ID.String()
 			r = r.WithContext(withCaller(r.Context(), c))
 		}
+		if err := limit(rec, r, rt.who); err != nil {
+			s.fail(w, r, err)
+			return
+		}
 		if err := rt.handle(w, r); err != nil {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// limit bounds what a request may bring: a stranger a small body, and only a read a query.
+func limit(rec *recorder, r *http.Request, who access) error {
+	most := int64(maxBody)
+	if who == anyone {
+		most = maxStrangerBody
+	}
+	r.Body = http.MaxBytesReader(rec.ResponseWriter, r.Body, most)
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return nil
+	}
+	return parseQuery(r).done()
 }
 
 // unrouted is the problem of a request that no pattern matches: 405 where another method would.

@@ -9,7 +9,6 @@ import (
 )
 
 const (
-	maxSearch      = 200  // characters of a search text
 	maxLabelFilter = 50   // labels in one filter
 	relevanceDepth = 1000 // newest matches that a search without sort ranks
 )
@@ -132,11 +131,7 @@ func (c caller) today() string {
 // search finds tasks by whole words in title and description, the last word also as a beginning,
 // and by any part of the title. Without sort the best matches come first.
 func (f *taskQuery) search(q *query) {
-	text := q.text("search")
-	if n := len([]rune(text)); n > maxSearch {
-		q.wrong("search", "too_long", fmt.Sprintf("must have at most %d characters", maxSearch))
-		return
-	}
+	text := q.search()
 	if text == "" {
 		f.by = q.sort(taskOrders, "-createdAt")
 		return
