@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,7 +15,7 @@ import (
 )
 
 const (
-	maxUserAgent = 200 // bytes kept of a session's User-Agent
+	maxUserAgent = 200 // characters kept of a session's User-Agent
 	refreshGrace = 10 * time.Second
 )
 
@@ -54,9 +57,10 @@ func (s *server) handleRegister(w http.ResponseWriter, r *http.Request) error {
 	}
 	id := newUUID()
 	b := &pgx.Batch{}
+	b.Queue(firstAccountSQL)
 	b.Queue(registrationSQL, canonicalEmail(in.Email), s.config.registration)
 	queueAccount(b, id, in, hash, "")
-	out := s.queueSession(b, r, id)
+	out := s.queueSession(b, r, id, hash)
 	b.Queue(accountByIDSQL, id)
 	user, err := sendOne[account](r.Context(), s.db, b)
 	if err != nil {
@@ -67,13 +71,16 @@ func (s *server) handleRegister(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusCreated, out)
 }
 
-// registrationSQL refuses a registration that the setting does not allow. The first account of an
-// empty installation is always allowed, and only one request at a time may be it.
-const registrationSQL = `
-	SELECT pg_advisory_xact_lock(7227301656)::text WHERE NOT EXISTS (SELECT FROM users)
-	UNION ALL
+const (
+	// firstAccountSQL makes registrations in an empty installation wait for each other, so that only
+	// one is the first. It is a statement of its own: the next one sees what a rival has committed.
+	firstAccountSQL = `SELECT pg_advisory_xact_lock(7227301656) WHERE NOT EXISTS (SELECT FROM users)`
+	// registrationSQL refuses a registration that the setting does not allow. The first account is
+	// always allowed.
+	registrationSQL = `
 	SELECT refuse('registration_closed') WHERE $2 <> 'open' AND EXISTS (SELECT FROM users)
 		AND NOT ($2 = 'invite' AND EXISTS (SELECT FROM invitations WHERE email = $1 AND expires_at > now()))`
+)
 
 // insertAccountSQL makes the first account an admin unless a role is given.
 const insertAccountSQL = `
@@ -125,7 +132,7 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 		return newProblem("invalid_credentials", "")
 	}
 	b := &pgx.Batch{}
-	out := s.queueSession(b, r, stored.ID)
+	out := s.queueSession(b, r, stored.ID, stored.PasswordHash)
 	b.Queue(accountByIDSQL, stored.ID)
 	user, err := sendOne[account](r.Context(), s.db, b)
 	if err != nil {
@@ -136,22 +143,24 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 }
 
 const (
+	// insertSessionSQL works only on the hash that was checked and on an active account, so that a
+	// sign-in under way when the password is changed or the account deactivated fails.
 	insertSessionSQL = `
-	WITH s AS (
+	WITH u AS (
+		SELECT id FROM users WHERE id = $2 AND password_hash = $3 AND is_active FOR NO KEY UPDATE),
+	s AS (
 		INSERT INTO sessions (id, user_id, user_agent, ip, expires_at)
-		VALUES ($1, $2, $3, $4, clock_timestamp() + $5::interval) RETURNING id, user_id)
-	SELECT log_account_change(user_id, user_id, 'session.started', id, '{}') FROM s`
+		SELECT $1, id, $4, $5, clock_timestamp() + $6::interval FROM u RETURNING id, user_id)
+	SELECT CASE WHEN EXISTS (SELECT FROM s) THEN log_account_change($2, $2, 'session.started', $1, '{}')::text
+		ELSE refuse('invalid_credentials') END`
 	insertRefreshSQL = `INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`
 )
 
-// queueSession adds to a batch the statements that start a session, and returns its tokens.
-func (s *server) queueSession(b *pgx.Batch, r *http.Request, user uuid) session {
+// queueSession adds to a batch the statements that start a session for a user whose password's hash
+// is this one, and returns its tokens.
+func (s *server) queueSession(b *pgx.Batch, r *http.Request, user uuid, hash string) session {
 	id, token := newUUID(), randomToken()
-	agent := strings.ToValidUTF8(r.UserAgent(), "?")
-	if len(agent) > maxUserAgent {
-		agent = strings.ToValidUTF8(agent[:maxUserAgent], "")
-	}
-	b.Queue(insertSessionSQL, id, user, printable(agent), clientIP(r), s.config.refreshTTL)
+	b.Queue(insertSessionSQL, id, user, hash, printable(r.UserAgent(), maxUserAgent), clientIP(r), s.config.refreshTTL)
 	b.Queue(insertRefreshSQL, tokenHash(token), id)
 	return s.tokens(user, id, token)
 }
@@ -193,15 +202,15 @@ type refreshState struct {
 	UserID    uuid
 	Alive     bool // session and account may go on
 	Used      bool
-	Recently  bool // used within refreshGrace
-	Spare     bool // its successor has not been used
+	Recently  bool   // used within refreshGrace
+	Spare     []byte // hash of its successor, if that has not been used
 }
 
 const (
 	refreshStateSQL = `
 	SELECT s.id AS session_id, s.user_id, s.revoked_at IS NULL AND s.expires_at > clock_timestamp() AND u.is_active AS alive,
 		t.used_at IS NOT NULL AS used, coalesce(t.used_at > clock_timestamp() - $3::interval, false) AS recently,
-		EXISTS (SELECT FROM refresh_tokens n WHERE n.hash = $2 AND n.used_at IS NULL) AS spare
+		(SELECT n.hash FROM refresh_tokens n WHERE n.hash = ANY ($2) AND n.used_at IS NULL) AS spare
 	FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id JOIN users u ON u.id = s.user_id
 	WHERE t.hash = $1 FOR UPDATE OF s`
 	useRefreshSQL = `
@@ -212,24 +221,34 @@ const (
 	SELECT log_account_change(user_id, $2, $3, id, '{}') FROM s`
 )
 
-// handleRefresh trades a refresh token for a new pair (RFC 9700, section 4.14). A token works once.
-// Its successor is derived from it, so a client that lost the answer may ask again within
-// refreshGrace and gets the same one. A token that comes back later, or after its successor was
-// used, is in two hands: the session ends.
+// handleRefresh trades a refresh token for a new pair (RFC 9700, section 4.14).
 func (s *server) handleRefresh(w http.ResponseWriter, r *http.Request) error {
 	in, err := decode[refreshBody](w, r)
 	if err != nil {
 		return err
 	}
-	old := tokenHash(in.RefreshToken)
-	next := base64.RawURLEncoding.EncodeToString(sum256(derive(s.keys.secrets[0], "refresh"), in.RefreshToken))
+	out, err := s.refresh(r.Context(), in.RefreshToken)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// refresh uses a refresh token up. A token works once. Its successor is derived from it, so a
+// client that lost the answer may ask again within refreshGrace and gets the same one. A token that
+// comes back later, or after its successor was used, is in two hands: the session ends.
+func (s *server) refresh(ctx context.Context, token string) (session, error) {
+	old, tokens, hashes := tokenHash(token), s.keys.successors(token), [][]byte{}
+	for _, next := range tokens {
+		hashes = append(hashes, tokenHash(next))
+	}
 	var state refreshState
-	var valid bool
-	err = s.db.inTx(r.Context(), func(tx pgx.Tx) error {
-		valid = false
+	var next string
+	err := s.db.inTx(ctx, func(tx pgx.Tx) error {
+		next = ""
 		// The second look is under the session's lock, so it sees what a rival just did.
 		for range 2 {
-			rows, err := tx.Query(r.Context(), refreshStateSQL, old, tokenHash(next), refreshGrace)
+			rows, err := tx.Query(ctx, refreshStateSQL, old, hashes, refreshGrace)
 			if err != nil {
 				return err
 			}
@@ -241,25 +260,35 @@ func (s *server) handleRefresh(w http.ResponseWriter, r *http.Request) error {
 		case !state.Alive:
 			return nil
 		case !state.Used:
-			valid = true
+			next = tokens[0]
 			b := &pgx.Batch{}
 			b.Queue(useRefreshSQL, old, state.SessionID)
-			b.Queue(insertRefreshSQL, tokenHash(next), state.SessionID)
-			return tx.SendBatch(r.Context(), b).Close()
-		case state.Recently && state.Spare:
-			valid = true
+			b.Queue(insertRefreshSQL, hashes[0], state.SessionID)
+			return tx.SendBatch(ctx, b).Close()
+		case state.Recently && state.Spare != nil:
+			next = tokens[slices.IndexFunc(hashes, func(hash []byte) bool { return bytes.Equal(hash, state.Spare) })]
 			return nil
 		}
-		_, err := tx.Exec(r.Context(), revokeSessionSQL, state.SessionID, state.UserID, "session.reuse_detected")
+		_, err := tx.Exec(ctx, revokeSessionSQL, state.SessionID, state.UserID, "session.reuse_detected")
 		return err
 	})
-	if p, ok := err.(*problem); ok && p.Code == "not_found" || err == nil && !valid {
-		return newProblem("invalid_refresh_token", "")
+	if p, ok := err.(*problem); ok && p.Code == "not_found" || err == nil && next == "" {
+		return session{}, newProblem("invalid_refresh_token", "")
 	}
 	if err != nil {
-		return err
+		return session{}, err
 	}
-	return writeJSON(w, http.StatusOK, s.tokens(state.UserID, state.SessionID, next))
+	return s.tokens(state.UserID, state.SessionID, next), nil
+}
+
+// successors are the refresh tokens that can follow one, by each of the secrets: the first is made,
+// the others are known, so that a new JWT_SECRET does not take a repeated request for theft.
+func (k *keyring) successors(token string) []string {
+	var next []string
+	for _, secret := range k.secrets {
+		next = append(next, base64.RawURLEncoding.EncodeToString(sum256(derive(secret, "refresh"), token)))
+	}
+	return next
 }
 
 // handleLogout ends the session of the token that asks.
