@@ -8,10 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	mathrand "math/rand/v2"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,14 +26,20 @@ import (
 )
 
 const (
-	acquireTimeout = 2 * time.Second // waiting for a free connection or a dead server
-	txAttempts     = 4               // of a transaction that may run again
+	acquireTimeout = 2 * time.Second        // waiting for a free connection or a dead server
+	pingTimeout    = 700 * time.Millisecond // for one connection that was idle, before the next is tried
+	patience       = time.Second            // with a statement, and then with the server, before both are given up
+	txAttempts     = 4                      // of a transaction that may run again
 )
 
 // database is the pool with the few ways this program talks to PostgreSQL. Each of them waits a
 // bounded time for a connection and turns what a client may know of an error into a problem.
 type database struct {
-	pool *pgxpool.Pool
+	pool    *pgxpool.Pool
+	answers atomic.Int64 // that statements had, also by refusals
+	asking  sync.Mutex   // held while the server is asked for a sign of life
+	asked   time.Time    // when the last such question had its answer
+	alive   bool         // that answer
 }
 
 // openDatabase makes the pool; it does not wait for the server. maxConns 0 means pgx's default,
@@ -43,6 +53,7 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 		cfg.MaxConns = int32(maxConns)
 	}
 	cfg.ConnConfig.ConnectTimeout = acquireTimeout
+	cfg.PingTimeout = pingTimeout
 	for name, value := range map[string]string{
 		"application_name":                    "taskflow",
 		"timezone":                            "UTC",
@@ -83,6 +94,61 @@ func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error
 	return fn(c)
 }
 
+// run is conn for statements, which may take their time while the server lives, but must not hold a
+// request when it has stopped answering, as one does that is paused or whose network is gone.
+func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	return d.conn(ctx, func(c *pgxpool.Conn) error {
+		var mu sync.Mutex
+		var timer *time.Timer
+		over := false
+		mu.Lock()
+		timer = time.AfterFunc(patience, func() {
+			lives := d.lives()
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case over:
+			case lives:
+				timer.Reset(patience)
+			default:
+				c.Conn().PgConn().Conn().Close() // fn fails with it
+			}
+		})
+		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			defer mu.Unlock()
+			over = true
+			timer.Stop()
+		}()
+		err := fn(c)
+		if !isConnectionError(err) {
+			d.answers.Add(1)
+		}
+		return err
+	})
+}
+
+// lives tells whether the server answers anybody: a new connection, or any statement meanwhile.
+// Whoever waited while another asked takes that answer.
+func (d *database) lives() bool {
+	began, answers := time.Now(), d.answers.Load()
+	d.asking.Lock()
+	defer d.asking.Unlock()
+	if d.asked.After(began) {
+		return d.alive
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, err := pgconn.ConnectConfig(ctx, &d.pool.Config().ConnConfig.Config)
+	if err == nil {
+		c.Close(ctx)
+	}
+	_, refused := errors.AsType[*pgconn.PgError](err) // that is an answer too
+	d.alive, d.asked = err == nil || refused || d.answers.Load() > answers, time.Now()
+	return d.alive
+}
+
 // unreachableError is a failure to get a connection at all: nothing was sent.
 type unreachableError struct{ cause error }
 
@@ -92,7 +158,7 @@ func (e *unreachableError) Unwrap() error { return e.cause }
 // queryAll returns every row of a query as a T, by column name.
 func queryAll[T any](ctx context.Context, d *database, sql string, args ...any) ([]T, error) {
 	var list []T
-	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+	err := d.run(ctx, func(c *pgxpool.Conn) error {
 		rows, err := c.Query(ctx, sql, args...)
 		if err != nil {
 			return err
@@ -113,7 +179,7 @@ func queryOne[T any](ctx context.Context, d *database, sql string, args ...any) 
 // queryValue returns the only column of the only row of a query.
 func queryValue[T any](ctx context.Context, d *database, sql string, args ...any) (T, error) {
 	var value T
-	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+	err := d.run(ctx, func(c *pgxpool.Conn) error {
 		return c.QueryRow(ctx, sql, args...).Scan(&value)
 	})
 	return value, dbError(err)
@@ -122,7 +188,7 @@ func queryValue[T any](ctx context.Context, d *database, sql string, args ...any
 // execute runs one statement and returns the number of rows it touched.
 func execute(ctx context.Context, d *database, sql string, args ...any) (int64, error) {
 	var n int64
-	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+	err := d.run(ctx, func(c *pgxpool.Conn) error {
 		tag, err := c.Exec(ctx, sql, args...)
 		n = tag.RowsAffected()
 		return err
@@ -134,7 +200,7 @@ func execute(ctx context.Context, d *database, sql string, args ...any) (int64, 
 // It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 	return d.again(ctx, func() error {
-		return d.conn(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, b).Close() })
+		return d.run(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, b).Close() })
 	})
 }
 
@@ -143,7 +209,7 @@ func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	var value T
 	err := d.again(ctx, func() error {
-		return d.conn(ctx, func(c *pgxpool.Conn) (err error) {
+		return d.run(ctx, func(c *pgxpool.Conn) (err error) {
 			results := c.SendBatch(ctx, b)
 			defer func() {
 				if closed := results.Close(); err == nil {
@@ -170,7 +236,7 @@ func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 // it may run fn again, so fn has no effect but on tx.
 func (d *database) inTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return d.again(ctx, func() error {
-		return d.conn(ctx, func(c *pgxpool.Conn) error { return pgx.BeginFunc(ctx, c, fn) })
+		return d.run(ctx, func(c *pgxpool.Conn) error { return pgx.BeginFunc(ctx, c, fn) })
 	})
 }
 
@@ -231,11 +297,11 @@ func dbError(err error) error {
 	if _, ok := errors.AsType[*problem](err); ok {
 		return err
 	}
+	if isConnectionError(err) {
+		return &unavailableError{cause: err}
+	}
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
-		if isConnectionError(err) {
-			return &unavailableError{cause: err}
-		}
 		return err
 	}
 	switch {
@@ -243,7 +309,7 @@ func dbError(err error) error {
 		return refused(pg.Message, pg.Detail)
 	case constraintProblems[pg.ConstraintName] != nil:
 		return constraintProblems[pg.ConstraintName]()
-	case strings.HasPrefix(pg.Code, "08"), strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "57"), // connection, resources, shutdown or timeout
+	case slices.Contains([]string{"08", "53", "57", "58"}, pg.Code[:2]), // connection; resources; shutdown or timeout; disk
 		pg.Code == "55P03", pg.Code == "25006", pg.Code == "40001", pg.Code == "40P01": // lock timeout, read-only, tried enough
 		return &unavailableError{cause: err}
 	}
@@ -264,6 +330,8 @@ func refused(code, detail string) *problem {
 			return invalid(fieldError{"parentId", "cycle", "must not be the task itself or one of its subtasks"})
 		}
 		return invalid(fieldError{"parentId", "not_found", "must be a task of the same project"})
+	case "invalid_timezone":
+		return invalid(fieldError{"timezone", code, "must be an IANA time zone such as Europe/Berlin"})
 	case "invalid_user":
 		return invalid(fieldError{detail, "not_found", "must be an active user of this installation"})
 	case "invalid_neighbor":
@@ -278,15 +346,11 @@ type unavailableError struct{ cause error }
 func (e *unavailableError) Error() string { return "database unavailable: " + e.cause.Error() }
 func (e *unavailableError) Unwrap() error { return e.cause }
 
+// isConnectionError tells whether no connection could be had, for whatever reason, or one broke in use.
 func isConnectionError(err error) bool {
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return true
-	}
-	if _, ok := errors.AsType[*unreachableError](err); ok {
-		return true
-	}
-	text := err.Error() // pgx has no type for a connection that broke in use
-	return strings.Contains(text, "unexpected EOF") || strings.Contains(text, "conn closed") || strings.Contains(text, "closed pool")
+	_, unreachable := errors.AsType[*unreachableError](err)
+	_, network := errors.AsType[net.Error](err)
+	return unreachable || network || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // uuid is an id: a UUIDv7 (RFC 9562), so that ids sort by the time they were made and indexes stay dense.
