@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,14 +25,18 @@ actions:
   reset-password -email E    (ends all sessions of the account)
 
 A password is read from the first line of standard input; an empty line makes one and prints it.
-DATABASE_URL names the database; with dev mode running it is printed in DATA_DIR/database_url.
+DATABASE_URL names the database. While dev mode runs, its own is found by
+DATABASE_URL_FILE=.taskflow/database_url
 `
 
 // runAdmin changes accounts from the command line, for whoever may read the database's password.
 func runAdmin(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	if len(args) == 0 || args[0] == "-h" || args[0] == "help" {
+	if len(args) == 0 || !slices.Contains([]string{"create-user", "set-role", "reset-password"}, args[0]) {
 		fmt.Fprint(stderr, adminUsage)
-		return flag.ErrHelp
+		if len(args) > 0 && slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+			return nil
+		}
+		return errors.New("admin needs one of these actions")
 	}
 	action := args[0]
 	flags := flag.NewFlagSet("taskflow admin "+action, flag.ContinueOnError)
@@ -42,6 +47,9 @@ func runAdmin(ctx context.Context, args []string, getenv func(string) string, st
 	role := flags.String("role", "member", "member, manager or admin")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("admin %s takes only flags, no other arguments", action)
 	}
 	cfg, err := loadConfig("admin", nil, getenv, stderr)
 	if err != nil {
@@ -62,14 +70,12 @@ func runAdmin(ctx context.Context, args []string, getenv func(string) string, st
 		return said(stdout, err, "account made: "+*email)
 	case "set-role":
 		return said(stdout, s.adminSetRole(ctx, *email, globalRole(*role)), *email+" is now "+*role)
-	case "reset-password":
-		password, err := readPassword(stdin, stdout)
-		if err != nil {
-			return err
-		}
-		return said(stdout, s.adminSetPassword(ctx, *email, password), "password set; all sessions of "+*email+" have ended")
 	}
-	return fmt.Errorf("unknown action %q; see taskflow admin", action)
+	password, err := readPassword(stdin, stdout)
+	if err != nil {
+		return err
+	}
+	return said(stdout, s.adminSetPassword(ctx, *email, password), "password set; all sessions of "+*email+" have ended")
 }
 
 // newAdminServer is a server with a database and nothing else.
@@ -83,7 +89,7 @@ func newAdminServer(ctx context.Context, cfg config) (*server, error) {
 
 func said(w io.Writer, err error, message string) error {
 	if p, ok := errors.AsType[*problem](err); ok {
-		return fmt.Errorf("%s %s", p.Title, p.Detail)
+		return fmt.Errorf("%s: %s", p.Title, p.Detail)
 	}
 	if err == nil {
 		fmt.Fprintln(w, message)
@@ -176,7 +182,7 @@ func (s *server) accountID(ctx context.Context, email string) (uuid, error) {
 // runHealthcheck asks a running service on this machine whether it lives, for container runtimes.
 func runHealthcheck(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
 	cfg, err := loadConfig("dev", args, func(name string) string { // the address is all that matters here
-		if name == "LISTEN_ADDR" {
+		if strings.HasPrefix(name, "LISTEN_ADDR") {
 			return getenv(name)
 		}
 		return ""

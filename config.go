@@ -15,7 +15,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 )
+
+const safeBcryptCost = 10 // the least that guards passwords
 
 // version is set by the linker; see the Makefile.
 var version = "dev"
@@ -43,7 +48,7 @@ type config struct {
 	registration   string        // open, invite or off
 	bcryptCost     int           // 4–16
 	accessTTL      time.Duration // life of an access token
-	refreshTTL     time.Duration // life of a session that is not used
+	refreshTTL     time.Duration // life of a session, counted from sign-in
 	trashAge       time.Duration // how long what was deleted can be restored
 	logLevel       slog.Level
 	logFormat      string // json or text
@@ -78,7 +83,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 		return c, err
 	}
 	if flags.NArg() > 0 {
-		return c, fmt.Errorf("%s takes no argument %q; see taskflow help", command, flags.Arg(0))
+		return c, fmt.Errorf("%s takes only flags, no other arguments; see taskflow help", command)
 	}
 
 	c.databaseURL = secret(env.text("DATABASE_URL", "", ""))
@@ -86,10 +91,11 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.databaseConns = env.number("DATABASE_MAX_CONNS", "", max(8, 4*runtime.NumCPU()), 3, 1000)
 	c.jwtSecret = secret(env.text("JWT_SECRET", "", ""))
 	c.jwtPrevious = secret(env.text("JWT_SECRET_PREVIOUS", "", ""))
-	c.listenAddr = env.text("LISTEN_ADDR", *listen, ":8080")
-	if dev && c.listenAddr == ":8080" {
-		c.listenAddr = "127.0.0.1:8080"
+	defaultAddr := ":8080"
+	if dev {
+		defaultAddr = "127.0.0.1:8080"
 	}
+	c.listenAddr = env.text("LISTEN_ADDR", *listen, defaultAddr)
 	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
 	c.role = env.oneOf("ROLE", *role, "all", "api", "worker")
 	c.workers = env.number("WORKERS", *workers, 8, 1, 1000)
@@ -108,16 +114,29 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	if err := c.logLevel.UnmarshalText([]byte(env.oneOf("LOG_LEVEL", "", "info", "debug", "warn", "error"))); err != nil {
 		env.wrong("LOG_LEVEL", "must be debug, info, warn or error")
 	}
+	c.check(command, &env)
+	return c, errors.Join(env.errs...)
+}
 
-	if _, port, err := net.SplitHostPort(c.listenAddr); err != nil || port == "" {
-		env.wrong("LISTEN_ADDR", "must be host:port or :port")
+// check judges the settings that have rules of their own, and those that must be there.
+func (c *config) check(command string, env *settings) {
+	// The errors of these two parsers are not for the operator's eyes: they quote what they could not read.
+	if _, err := pgxpool.ParseConfig(string(c.databaseURL)); err != nil && c.databaseURL != "" {
+		env.wrong("DATABASE_URL", "must be a PostgreSQL address such as postgres://user:password@host:5432/taskflow")
+	}
+	if _, err := redis.ParseURL(string(c.redisURL)); err != nil && c.redisURL != "" {
+		env.wrong("REDIS_URL", "must be a Redis address such as redis://host:6379/0")
+	}
+	_, port, err := net.SplitHostPort(c.listenAddr)
+	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {
+		env.wrong("LISTEN_ADDR", "must be host:port or :port, such as 127.0.0.1:8080")
 	}
 	if c.publicURL == "" {
 		c.publicURL, c.usedDefaultURL = defaultPublicURL(c.listenAddr), true
-	} else if u, err := url.Parse(c.publicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.RawQuery != "" || u.User != nil {
+	} else if u, err := url.Parse(c.publicURL); err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(c.publicURL, "?#@") {
 		env.wrong("PUBLIC_URL", "must be an http or https address such as https://tasks.example.org")
 	}
-	if !dev {
+	if !c.dev {
 		if c.databaseURL == "" {
 			env.wrong("DATABASE_URL", "must be set, such as postgres://user:password@host:5432/taskflow")
 		}
@@ -128,8 +147,8 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 		if needsServers && c.jwtSecret == "" {
 			env.wrong("JWT_SECRET", "must be set to at least 32 random bytes, such as the output of: openssl rand -hex 32")
 		}
-		if c.bcryptCost < 10 {
-			env.wrong("BCRYPT_COST", "must be 10 to 16 (less only in dev mode)")
+		if c.bcryptCost < safeBcryptCost {
+			env.wrong("BCRYPT_COST", fmt.Sprintf("must be %d to 16 (less only in dev mode)", safeBcryptCost))
 		}
 	}
 	if c.jwtSecret != "" && len(c.jwtSecret) < 32 {
@@ -138,7 +157,6 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	if c.jwtPrevious != "" && len(c.jwtPrevious) < 32 {
 		env.wrong("JWT_SECRET_PREVIOUS", "must be at least 32 bytes")
 	}
-	return c, errors.Join(env.errs...)
 }
 
 // defaultPublicURL is the address a browser on this machine would use.

@@ -81,7 +81,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-const stopTimeout = 25 * time.Second // for requests in flight when the process is asked to stop
+const (
+	stopTimeout = 25 * time.Second // from being asked to stop to the end
+	drainTime   = 3 * time.Second  // of it: not ready but still serving, for balancers to look elsewhere
+)
 
 const usage = `usage: taskflow [command] [flags]
 
@@ -98,9 +101,10 @@ Settings are environment variables; the README lists them. Flags: taskflow serve
 
 func main() {
 	if err := run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			fmt.Fprintln(os.Stderr, "taskflow:", strings.ReplaceAll(err.Error(), "\n", "\ntaskflow: "))
+		if errors.Is(err, flag.ErrHelp) {
+			return
 		}
+		fmt.Fprintln(os.Stderr, "taskflow:", strings.ReplaceAll(err.Error(), "\n", "\ntaskflow: "))
 		os.Exit(1)
 	}
 }
@@ -163,6 +167,9 @@ func runDev(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer)
 		defer private.stop()
 		if cfg.databaseURL == "" {
 			cfg.databaseURL = secret(private.databaseURL)
+			if err := os.WriteFile(filepath.Join(cfg.dataDir, "database_url"), []byte(private.databaseURL+"\n"), 0o600); err != nil {
+				return fmt.Errorf("note where the database is: %w", err)
+			}
 		}
 		if cfg.redisURL == "" {
 			cfg.redisURL = secret(private.redisURL)
@@ -260,6 +267,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 		return err
 	}
 	defer s.close()
+	if cfg.bcryptCost < safeBcryptCost {
+		log.Warn("BCRYPT_COST is too low for passwords of people", "cost", cfg.bcryptCost, "least", safeBcryptCost)
+	}
 	listener, err := net.Listen("tcp", cfg.listenAddr)
 	if err != nil {
 		return fmt.Errorf("%w; set LISTEN_ADDR to another address", err)
@@ -276,6 +286,8 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // peers' broken handshakes and the like
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * too is answered by our handler, with our headers
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- web.Serve(listener) }()
@@ -338,7 +350,8 @@ func (s *server) checkRedis(ctx context.Context) error {
 	return nil
 }
 
-// stop ends the process in order: not ready first, then the requests in flight, then the rest.
+// stop ends the process in order: not ready first, for as long as balancers take to notice, then
+// the requests in flight, then the rest. Dev mode has no balancer, and a person who waits.
 // A second signal ends it at once, as the first has given signals back to the system.
 func (s *server) stop(web *http.Server) error {
 	s.log.Info("stopping", "timeout", stopTimeout.String())
@@ -346,6 +359,9 @@ func (s *server) stop(web *http.Server) error {
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	if !s.config.dev {
+		time.Sleep(drainTime)
+	}
 	if err := web.Shutdown(ctx); err != nil {
 		web.Close()
 		return fmt.Errorf("stop with requests still running: %w", err)
