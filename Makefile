@@ -1,0 +1,85 @@
+# make run     start TaskFlow with a private PostgreSQL and Redis; data in .taskflow
+# make build   bin/taskflow, one static binary
+# make test    all tests, on a PostgreSQL and a Redis of their own; ARGS='-run Task -v' for some
+# make check   format, vet, staticcheck, test
+# make e2e     what the tests saw against openapi.yaml, and the pages in a real browser
+# make bench-queue  the job queue beside asynq, BullMQ and River; writes bench/QUEUE.md
+# make tools   install all that these need besides Go: PostgreSQL, Redis, gcc, Chromium, Node
+# make clean   remove what was built; the data stays
+
+SHELL := /bin/sh
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+RECORD = .exchanges.jsonl
+
+# program:package (or program|program:package+package), as Debian and Ubuntu name them
+SERVERS = initdb:postgresql redis-server:redis-server
+COMPILER = gcc:gcc+libc6-dev
+BROWSER = chromium|chromium-browser|google-chrome:chromium node:nodejs npm:npm
+
+.PHONY: help run build test check e2e tools go clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+run: go
+	@[ -n "$$DATABASE_URL" ] && [ -n "$$REDIS_URL" ] || { $(call need,$(SERVERS)); }
+	@$(MAKE) --no-print-directory build
+	@exec bin/taskflow dev
+
+build: go
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/taskflow .
+
+# A whole run that passes leaves the record of every request and answer, for e2e.
+test: go
+	@$(call need,$(SERVERS) $(COMPILER))
+ifeq ($(ARGS),)
+	@rm -f $(RECORD).new
+	TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD).new' go test -race -shuffle=on ./...
+	@mv $(RECORD).new $(RECORD)
+else
+	go test -race -shuffle=on $(ARGS) ./...
+endif
+
+$(RECORD): $(wildcard *.go *.sql migrations/*)
+	@$(MAKE) --no-print-directory test ARGS=
+
+check: go
+	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt -w is needed on:" $$files >&2; exit 1; }
+	go vet ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@$(MAKE) --no-print-directory test ARGS=
+
+e2e: go $(RECORD)
+	@$(call need,$(BROWSER))
+	cd e2e && npm ci --no-audit --no-fund && TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD)' go test -count=1 $(ARGS) ./...
+
+tools:
+	@$(call need,$(SERVERS) $(COMPILER) $(BROWSER))
+
+go:
+	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
+
+clean:
+	rm -rf bin $(RECORD) $(RECORD).new
+
+# need installs the packages of the programs that are not there, or says which they are.
+need = missing=; \
+	for pair in $(foreach pair,$(1),'$(pair)'); do \
+	  found=; for program in $$(echo "$${pair%:*}" | tr '|' ' '); do \
+	    command -v $$program >/dev/null && found=yes; \
+	    for bin in /usr/lib/postgresql/*/bin; do [ -x "$$bin/$$program" ] && found=yes; done; \
+	  done; \
+	  [ -n "$$found" ] || missing="$$missing $$(echo "$${pair\#\#*:}" | tr '+' ' ')"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  command -v apt-get >/dev/null || { echo "please install, by the names your system has for them:$$missing" >&2; exit 1; }; \
+	  if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; \
+	  else echo "please run as root: apt-get install$$missing" >&2; exit 1; fi; \
+	  echo "installing:$$missing"; \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+
+.PHONY: bench-queue
+bench-queue: go
+	@$(call need,$(SERVERS) node:nodejs npm:npm)
+	cd bench && npm ci --ignore-scripts --no-audit --no-fund && go run . $(ARGS)
