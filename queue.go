@@ -61,12 +61,23 @@ func openEnvelope(id, text string, failed int) (job, error) {
 	}, nil
 }
 
+// ending is how a job's run ended, and what becomes of it.
+type ending struct {
+	mode  string        // done, retry, delay, dead or release
+	after time.Duration // until it is ready again, for retry and delay
+	err   string
+	stack string
+}
+
+var done = ending{mode: "done"}
+
 // queue is one queue on one Redis.
 type queue struct {
 	name   string
 	prefix string // of all keys, with the hash tag
 	redis  redis.UniversalClient
 	pushes *batcher[job]
+	failed func(j job, err error, end func(ending)) // ends jobs whose handler could not; nil: by endingOf
 }
 
 // newQueue makes the client of a queue. space keeps installations that share a Redis apart.
@@ -133,9 +144,10 @@ func (q *queue) missing(ctx context.Context, ids []string) ([]string, error) {
 	return out, nil
 }
 
-// requeue makes dead and delayed jobs ready at once, with all their attempts anew.
-func (q *queue) requeue(ctx context.Context, ids []string) error {
-	return q.each(ctx, requeueScript, ids)
+// reset forgets dead and delayed jobs, so that pushing them has them run with all their attempts
+// anew. It leaves others alone.
+func (q *queue) reset(ctx context.Context, ids []string) error {
+	return q.each(ctx, resetScript, ids)
 }
 
 // remove forgets jobs; the handlers of those that run are cancelled within a beat.

@@ -26,16 +26,6 @@ const (
 	maxErrorText   = 2 << 10 // bytes kept of an error, and as many of its stack
 )
 
-// ending is how a job's run ended, and what becomes of it.
-type ending struct {
-	mode  string        // done, retry, delay, dead or release
-	after time.Duration // until it is ready again, for retry and delay
-	err   string
-	stack string
-}
-
-var done = ending{mode: "done"}
-
 // permanentError is a failure that repeating cannot mend.
 type permanentError struct{ error }
 
@@ -53,6 +43,14 @@ func retryAfter(d time.Duration, err error) error { return retryAfterError{err, 
 
 func (e retryAfterError) Unwrap() error { return e.error }
 
+// panicError is a handler's panic.
+type panicError struct {
+	value any
+	stack string
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
 // endingOf decides what becomes of a job whose handler returned err at this attempt: the delay
 // doubles from two seconds to six hours, and half of it is chance so that jobs that failed
 // together do not return together.
@@ -60,15 +58,19 @@ func endingOf(err error, attempt int) ending {
 	if err == nil {
 		return done
 	}
-	text := strings.ReplaceAll(clip(err.Error(), maxErrorText), "\x00", "")
+	e := ending{mode: "retry", err: strings.ReplaceAll(clip(err.Error(), maxErrorText), "\x00", "")}
+	if p, ok := errors.AsType[*panicError](err); ok {
+		e.stack = clip(p.stack, maxErrorText)
+	}
 	if _, ok := errors.AsType[permanentError](err); ok || attempt >= maxAttempts {
-		return ending{mode: "dead", err: text}
+		e.mode = "dead"
+	} else if r, ok := errors.AsType[retryAfterError](err); ok {
+		e.after = r.after
+	} else {
+		delay := min(maxRetryDelay, 2*time.Second<<min(attempt-1, 20))
+		e.after = delay/2 + rand.N(delay/2)
 	}
-	if r, ok := errors.AsType[retryAfterError](err); ok {
-		return ending{mode: "retry", after: r.after, err: text}
-	}
-	delay := min(maxRetryDelay, 2*time.Second<<min(attempt-1, 20))
-	return ending{mode: "retry", after: delay/2 + rand.N(delay/2), err: text}
+	return e
 }
 
 // clip cuts a text to a number of bytes, at a whole character, and makes it valid UTF-8.
@@ -276,22 +278,29 @@ func (w *worker) start(j *heldJob) {
 	freeSlot := func() { free.Do(func() { w.notes <- note{job: j, slot: true} }) }
 	// A handler that ignores its context keeps its goroutine, but not its slot nor the job.
 	ignored := time.AfterFunc(timeout+ignoredTimeout, func() {
-		end(endingOf(fmt.Errorf("the handler ignored its timeout of %v", timeout), j.Attempt))
+		w.fail(j.job, fmt.Errorf("the handler ignored its timeout of %v", timeout), end)
 		freeSlot()
 	})
 	go func() {
 		defer cancelTimeout()
 		defer func() {
 			if p := recover(); p != nil {
-				e := endingOf(fmt.Errorf("panic: %v", p), j.Attempt)
-				e.stack = clip(string(debug.Stack()), maxErrorText)
-				end(e)
+				w.fail(j.job, &panicError{p, string(debug.Stack())}, end)
 			}
 			ignored.Stop()
 			freeSlot()
 		}()
 		w.handle(ctx, j.job, end)
 	}()
+}
+
+// fail ends a job whose handler could not: it panicked, ignored its timeout, or never began.
+func (w *worker) fail(j job, err error, end func(ending)) {
+	if w.q.failed != nil {
+		w.q.failed(j, err, end)
+		return
+	}
+	end(endingOf(err, j.Attempt))
 }
 
 // step is one round trip: it tells the endings, takes up to want jobs and starts them.
@@ -441,7 +450,8 @@ func (w *worker) hold(id, tries, text string) {
 	h := &heldJob{job: j, suspect: suspect, started: time.Now()}
 	w.held[id] = h
 	if err != nil {
-		w.finish(h, ending{mode: "dead", err: err.Error()})
+		h.cancel = func(error) {}
+		go w.fail(h.job, permanent(err), func(e ending) { w.notes <- note{job: h, ending: &e} })
 		return
 	}
 	w.waiting = append(w.waiting, h)
