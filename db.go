@@ -282,6 +282,7 @@ var constraintProblems = map[string]func() *problem{
 	"projects_dates_check": func() *problem {
 		return invalid(fieldError{"endDate", "before_start", "must not be before startDate"})
 	},
+	"jobs_unique":              func() *problem { return newProblem("job_not_waiting", "") },
 	"task_blockers_self_check": func() *problem { return newProblem("blocker_cycle", "A task cannot block itself.") },
 }
 

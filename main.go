@@ -19,6 +19,8 @@
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	dashboard.go queues and jobs, for operators
+//	masking.go   hiding secrets from them
+//	audit.go     what they did
 //	cleanup.go   purging what was deleted or has ended
 //	notifications.go  the inbox, and reminders
 //	recurring.go the next task of a series

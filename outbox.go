@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -57,6 +58,7 @@ func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbo
 		}
 	}
 	o.completions = newBatcher(maxCompletions, o.complete)
+	q.failed = o.failJob
 	return o
 }
 
@@ -292,6 +294,14 @@ func (o *outbox) failJob(j job, err error, end func(ending)) {
 // jobID is the id of a row.
 type jobID struct{ ID string }
 
+func idsOf(rows []jobID) []string {
+	ids := make([]string, len(rows))
+	for i, row := range rows {
+		ids[i] = row.ID
+	}
+	return ids
+}
+
 // rowOfJob is a row of table jobs, as the relay pushes it.
 type rowOfJob struct {
 	ID        string
@@ -390,7 +400,7 @@ func (o *outbox) pushYoung(ctx context.Context, since time.Duration) error {
 		return err
 	}
 	for chunk := range slices.Chunk(ids, maxBatch) {
-		if err := o.pushMissing(ctx, chunk); err != nil {
+		if err := o.pushMissing(ctx, idsOf(chunk)); err != nil {
 			return err
 		}
 	}
@@ -405,20 +415,16 @@ func (o *outbox) sweep(ctx context.Context) error {
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		if err := o.pushMissing(ctx, ids); err != nil {
+		if err := o.pushMissing(ctx, idsOf(ids)); err != nil {
 			return err
 		}
 		after = ids[len(ids)-1].ID
 	}
 }
 
-// pushMissing pushes those of some rows that Redis does not have. A row that is just being deleted
-// may be pushed once more; whoever runs it finds no row and does nothing.
-func (o *outbox) pushMissing(ctx context.Context, rows []jobID) error {
-	ids := make([]string, len(rows))
-	for i, row := range rows {
-		ids[i] = row.ID
-	}
+// pushMissing pushes those of up to maxBatch jobs that live and Redis does not have. A row that is
+// just being deleted may be pushed once more; whoever runs it finds no row and does nothing.
+func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 	lost, err := o.queue.missing(ctx, ids)
 	if err != nil || len(lost) == 0 {
 		return err
@@ -468,45 +474,76 @@ func (o *outbox) keepPaused(ctx context.Context) error {
 // queueView is a queue as operators see it: Redis's side and the database's.
 type queueView struct {
 	queueState
-	OutboxRows  int64 `json:"outboxRows"`  // living jobs in the database
-	OutboxDead  int64 `json:"outboxDead"`  // jobs given up
-	OutboxLagMs int64 `json:"outboxLagMs"` // age of the oldest due job that no worker has begun
+	Reachable   bool     `json:"reachable"`   // Redis answers; if not, its side is empty
+	Kinds       []string `json:"kinds"`       // that this process knows
+	OutboxRows  int64    `json:"outboxRows"`  // living jobs in the database
+	OutboxDead  int64    `json:"outboxDead"`  // jobs given up
+	OutboxLagMs int64    `json:"outboxLagMs"` // age of the oldest due job that no worker holds
 }
 
 // snapshot is the last look at the queue, shared by all who watch.
 type snapshot struct {
-	mu   sync.Mutex
-	at   time.Time
-	view queueView
-	err  error
+	mu    sync.Mutex
+	until time.Time // when it is too old
+	view  queueView
+	err   error
+}
+
+// expire has the next viewer look anew, after a change that he should see.
+func (s *snapshot) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.until = time.Time{}
 }
 
 const outboxStateSQL = `
 	SELECT count(*) FILTER (WHERE dead_at IS NULL) AS living, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead,
-		coalesce(extract(epoch FROM clock_timestamp() - min(run_at) FILTER (WHERE dead_at IS NULL AND run_at <= clock_timestamp())) * 1000, 0)::bigint AS lag
+		coalesce(extract(epoch FROM clock_timestamp() - min(run_at)
+			FILTER (WHERE dead_at IS NULL AND run_at <= clock_timestamp() AND id <> ALL ($2::text[]::uuid[]))) * 1000, 0)::bigint AS lag,
+		coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused
 	FROM jobs WHERE queue = $1`
 
-// look is the queue as it was at most snapshotLife ago.
+// look is the queue as it was at most snapshotLife ago. Where looking takes long it is done less
+// often, so that watching a troubled queue does not add to its troubles.
 func (o *outbox) look(ctx context.Context) (queueView, error) {
 	o.snapshot.mu.Lock()
 	defer o.snapshot.mu.Unlock()
-	if time.Since(o.snapshot.at) < snapshotLife {
+	started := time.Now()
+	if started.Before(o.snapshot.until) {
 		return o.snapshot.view, o.snapshot.err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second) // not the first viewer's to cancel
-	defer cancel()
-	o.snapshot.view, o.snapshot.err = o.lookNow(ctx)
-	o.snapshot.at = time.Now()
+	o.snapshot.view, o.snapshot.err = o.lookNow(context.WithoutCancel(ctx)) // not the first viewer's to cancel
+	o.snapshot.until = started.Add(max(snapshotLife, 4*time.Since(started)))
 	return o.snapshot.view, o.snapshot.err
 }
 
-func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
-	state, err := o.queue.state(ctx)
-	if err != nil {
-		return queueView{}, &unavailableError{cause: err}
+// heldIDs are the ids of rows among those that workers hold.
+func heldIDs(running map[string]string) []string {
+	held := []string{}
+	for id := range running {
+		if _, err := parseUUID(id); err == nil {
+			held = append(held, id)
+		}
 	}
-	rows, err := queryOne[struct{ Living, Dead, Lag int64 }](ctx, o.db, outboxStateSQL, state.Name)
-	return queueView{state, rows.Living, rows.Dead, rows.Lag}, err
+	return held
+}
+
+func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
+	view := queueView{Reachable: true, Kinds: slices.Sorted(maps.Keys(o.kinds))}
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var err error
+	if view.queueState, err = o.queue.state(short); err != nil {
+		view.Reachable = false
+	}
+	ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	rows, err := queryOne[struct {
+		Living, Dead, Lag int64
+		Paused            bool
+	}](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs))
+	view.OutboxRows, view.OutboxDead, view.OutboxLagMs, view.Paused = rows.Living, rows.Dead, rows.Lag, rows.Paused
+	return view, err
 }
 
 // sleep waits, or less when ctx ends.

@@ -58,6 +58,7 @@ var problemCodes = map[string]struct {
 	"last_admin":            {409, "Last admin", "Make somebody else an admin first: the installation always has an active one."},
 	"project_not_active":    {409, "Project not active", "The project is archived or completed, for reading only; set its status to active first."},
 	"blocker_cycle":         {409, "Blocker cycle", "That task already waits for this one, directly or through others."},
+	"job_not_waiting":       {409, "Job not waiting", "Only a dead or delayed job can be retried, and not while another with the same unique key lives."},
 	"version_mismatch":      {412, "Changed meanwhile", "Read the resource again (the ETag header has its present version) and repeat the change if it still makes sense."},
 	"body_too_large":        {413, "Body too large", "Send less at once."},
 	"unsupported_media":     {415, "Unsupported media type", "Send Content-Type: application/json (PATCH also takes application/merge-patch+json) and no Content-Encoding."},

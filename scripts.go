@@ -220,21 +220,17 @@ end
 if moved > 0 then redis.call('RPUSH', q .. 'wake', '1') end
 return moved`)
 
-// requeueScript makes dead and delayed jobs ready at once. ARGV: ids. Returns how many.
-var requeueScript = redis.NewScript(`
+// resetScript forgets dead and delayed jobs, so that they can be pushed anew. Their failed attempts
+// are kept to be read, but count no more. ARGV: ids. Returns how many.
+var resetScript = redis.NewScript(`
 local q, n = KEYS[1], 0
 for _, id in ipairs(ARGV) do
 	if redis.call('ZREM', q .. 'dead', id) + redis.call('ZREM', q .. 'later', id) > 0 then
-		local text = redis.call('HGET', q .. 'jobs', id)
-		if text then
-			local tries = redis.call('HGET', q .. 'tries', id)
-			if tries then redis.call('HSET', q .. 'tries', id, (string.gsub(tries, '^%d+', '0', 1))) end
-			redis.call('RPUSH', q .. 'ready:' .. string.sub(text, 1, 1), id)
-			n = n + 1
-		end
+		n = n + redis.call('HDEL', q .. 'jobs', id)
+		local tries = redis.call('HGET', q .. 'tries', id)
+		if tries then redis.call('HSET', q .. 'tries', id, (string.gsub(tries, '^%d+', '0', 1))) end
 	end
 end
-if n > 0 then redis.call('RPUSH', q .. 'wake', '1') end
 return n`)
 
 // removeScript forgets jobs, and asks for the end of those that run. An id may stay in a ready

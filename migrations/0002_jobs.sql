@@ -16,6 +16,7 @@ CREATE TABLE jobs (
 );
 CREATE INDEX jobs_created ON jobs (created_at);
 CREATE UNIQUE INDEX jobs_unique ON jobs (unique_key) WHERE dead_at IS NULL AND unique_key IS NOT NULL;
+CREATE INDEX jobs_dead ON jobs (queue, id) WHERE dead_at IS NOT NULL;
 
 CREATE TABLE ticks (
     name    text NOT NULL,
