@@ -216,7 +216,8 @@ type wallClock struct {
 }
 
 func newWallClock(zone *time.Location, from, to time.Time) wallClock {
-	w := wallClock{from: from}
+	minutes := int(to.Sub(from) / time.Minute)
+	w := wallClock{from: from, shown: make([]int, 0, minutes), restless: make([]bool, 0, minutes), readings: make([][5]uint8, 0, minutes+96*60)}
 	_, offset := from.In(zone).Zone()
 	first := (int(from.Unix())+offset)/60 - 48*60
 	for at := from; at.Before(to); at = at.Add(time.Minute) {
@@ -227,7 +228,7 @@ func newWallClock(zone *time.Location, from, to time.Time) wallClock {
 		w.shown = append(w.shown, (int(at.Unix())+offset)/60-first)
 		w.restless = append(w.restless, w.changed > 0 && len(w.shown)-w.changed < 180)
 	}
-	for i := range len(w.shown) + 96*60 {
+	for i := range cap(w.readings) {
 		wall := time.Unix(int64(first+i)*60, 0).UTC()
 		_, month, day := wall.Date()
 		w.readings = append(w.readings, [5]uint8{uint8(wall.Minute()), uint8(wall.Hour()), uint8(day), uint8(month), uint8(wall.Weekday())})
@@ -262,8 +263,8 @@ func TestCronAgreesWithAClockReadEveryMinute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			zone := zoneOf(t, name)
 			from := time.Date(2009+r.IntN(15), time.Month(1+r.IntN(12)), 1, 0, 0, 0, 0, time.UTC)
-			clock := newWallClock(zone, from, from.AddDate(2, 0, 0))
-			for range 10 {
+			clock := newWallClock(zone, from, from.AddDate(1, 1, 0))
+			for range 4 {
 				n := randomCron(r)
 				c, err := parseCron(n.text, zone)
 				if err != nil {
