@@ -67,9 +67,10 @@ func TestMain(m *testing.M) {
 // testServer is a whole service on a database of its own, answering on a loopback address.
 type testServer struct {
 	*server
-	t    testing.TB
-	http *httptest.Server
-	log  *lockedBuffer // every log line
+	t      testing.TB
+	http   *httptest.Server
+	log    *lockedBuffer // every log line
+	issued sync.Map      // pieces of every token it gave out, which the log must not have
 }
 
 // newTestDatabase is a migrated database for one test.
@@ -137,9 +138,7 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	t.Cleanup(func() {
 		ts.http.Close()
 		ts.server.close()
-		if strings.Contains(ts.log.String(), `"msg":"panic"`) || strings.Contains(ts.log.String(), `"status":500`) {
-			t.Errorf("the log has a panic or a 500:\n%s", ts.log.grep(`"level":"ERROR"`))
-		}
+		ts.checkLog(t)
 	})
 	return ts
 }
@@ -215,6 +214,18 @@ func (ts *testServer) signUp(name string) *client {
 	return c
 }
 
+// signIn starts another session of an account, on whatever device calls itself c.
+func (c *client) signIn() *client {
+	c.s.t.Helper()
+	again := &client{s: c.s, id: c.id, email: c.email}
+	a := again.post("/api/v1/auth/login", jsonOf(credentials{c.email, testPassword})).want(200)
+	again.token, again.refresh = a.str("accessToken"), a.str("refreshToken")
+	return again
+}
+
+// anonymous is somebody without an account.
+func (ts *testServer) anonymous() *client { return &client{s: ts} }
+
 // withRole gives a new user a global role.
 func (ts *testServer) withRole(name string, role globalRole) *client {
 	ts.t.Helper()
@@ -276,6 +287,8 @@ func (c *client) do(method, path, body string) *answer {
 		c.s.t.Errorf("%s %s: %v", method, path, err)
 	}
 	world.recording.add(req, body, resp, got)
+	c.s.noteTokens(got)
+	checkHeaders(c.s.t, method+" "+path, resp.Header)
 	if resp.StatusCode == 500 {
 		c.s.t.Errorf("%s %s %s: 500\n%s", method, path, body, c.s.log.grep(`"level":"ERROR"`))
 	}

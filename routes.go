@@ -18,6 +18,7 @@ const (
 	members      access = "project member"
 	admins       access = "project admin"
 	owners       access = "project owner"
+	trashOwners  access = "owner of a deleted project" // others do not see it
 )
 
 // route is one line of the table.
@@ -58,7 +59,7 @@ func (s *server) routes() []route {
 		{"GET /api/v1/projects/{id}", viewers, s.handleProject},
 		{"PATCH /api/v1/projects/{id}", admins, s.handlePatchProject},
 		{"DELETE /api/v1/projects/{id}", owners, s.handleDeleteProject},
-		{"POST /api/v1/projects/{id}/restore", owners, s.handleRestoreProject},
+		{"POST /api/v1/projects/{id}/restore", trashOwners, s.handleRestoreProject},
 		{"GET /api/v1/projects/{id}/stats", viewers, s.handleProjectStats},
 		{"GET /api/v1/projects/{id}/activity", viewers, s.handleProjectActivity},
 		{"GET /api/v1/projects/{id}/members", viewers, s.handleMembers},

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// This file looks at what requests leave behind: in headers, in the log, in the database.
+
+// checkHeaders fails the test unless an answer has what every answer must have.
+func checkHeaders(t testing.TB, what string, header http.Header) {
+	t.Helper()
+	for name, want := range map[string]string{
+		"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Content-Security-Policy": "frame-ancestors 'none'",
+		"X-Request-Id": "", "Cache-Control": "",
+	} {
+		if got := header.Get(name); got == "" || !strings.Contains(got, want) {
+			t.Errorf("%s: header %s is %q, want %q in it", what, name, got, want)
+		}
+	}
+	if header.Get("Content-Type") == "application/problem+json" && header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%s: a problem that may be stored", what)
+	}
+}
+
+// checkLog fails the test if the log has a panic or a 500, a secret, or a record that is not one line of JSON.
+func (ts *testServer) checkLog(t testing.TB) {
+	log := ts.log.String()
+	if strings.Contains(log, `"msg":"panic"`) || strings.Contains(log, `"status":500`) {
+		t.Errorf("the log has a panic or a 500:\n%s", ts.log.grep(`"level":"ERROR"`))
+	}
+	for line := range strings.Lines(log) {
+		var record struct{ Time, Level, Msg string }
+		if err := json.Unmarshal([]byte(line), &record); err != nil || record.Time == "" || record.Level == "" || record.Msg == "" {
+			t.Errorf("not a log record on one line: %s", line)
+		}
+		if strings.Contains(line, testPassword) || strings.Contains(line, "Bearer ") {
+			t.Errorf("the log has a secret: %s", line)
+		}
+		for _, word := range tokenLike.FindAllString(line, -1) {
+			if _, secret := ts.issued.Load(word); secret {
+				t.Errorf("the log has a token: %s", line)
+			}
+		}
+	}
+}
+
+var (
+	tokenLike  = regexp.MustCompile(`[A-Za-z0-9_-]{40,}`)
+	givenToken = regexp.MustCompile(`"(?:accessToken|refreshToken|token)":"([^"]+)"`)
+)
+
+// noteTokens remembers the tokens in an answer, for checkLog.
+func (ts *testServer) noteTokens(body []byte) {
+	for _, match := range givenToken.FindAllSubmatch(body, -1) {
+		for _, piece := range tokenLike.FindAllString(string(match[1]), -1) {
+			ts.issued.Store(piece, true)
+		}
+	}
+}
+
+// state is a digest of every row of every table: where it is equal, nothing was changed.
+func (ts *testServer) state() string {
+	ts.t.Helper()
+	tables, err := queryAll[struct{ Name string }](context.Background(), ts.db, `
+		SELECT quote_ident(tablename) AS name FROM pg_tables WHERE schemaname = 'public' ORDER BY 1`)
+	if err != nil {
+		ts.t.Fatal(err)
+	}
+	var digests []string
+	for _, table := range tables {
+		digests = append(digests, fmt.Sprintf("(SELECT '%s ' || md5(coalesce(string_agg(t::text, ',' ORDER BY t::text), '')) FROM %s t)", table.Name, table.Name))
+	}
+	state, err := queryValue[string](context.Background(), ts.db, "SELECT concat_ws(E'\n', "+strings.Join(digests, ", ")+")")
+	if err != nil {
+		ts.t.Fatal(err)
+	}
+	return state
+}
+
+// unchanged fails the test if the database is no longer in this state.
+func (ts *testServer) unchanged(state, after string) {
+	ts.t.Helper()
+	if now := ts.state(); now != state {
+		ts.t.Errorf("%.300s changed the database: got\n%s\nwant\n%s", after, now, state)
+	}
+}
