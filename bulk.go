@@ -151,7 +151,7 @@ func (s *server) matchingTasks(r *http.Request, parameters map[string]string) ([
 		}
 	}
 	var ids []uuid
-	sql, args := f.page("t.id", f.from, "t.id", sorting{order: taskOrders["createdAt"]}, page{limit: maxBulk}) // parents first
+	sql, args := f.page("t.id", sorting{order: taskOrders["createdAt"]}, page{limit: maxBulk}) // parents first
 	rows, err := queryAll[struct {
 		ID      uuid
 		SortKey string

@@ -20,6 +20,18 @@ type sorting struct {
 	desc bool
 }
 
+// clause is the sorting as ORDER BY takes it.
+func (by sorting) clause(id string) string {
+	direction := ""
+	if by.desc {
+		direction = " DESC"
+	}
+	if by.unique {
+		return by.expr + direction
+	}
+	return by.expr + direction + ", " + id + direction
+}
+
 // sort reads the sort parameter: the name of an order, with - for descending.
 func (q *query) sort(orders map[string]order, otherwise string) sorting {
 	text := q.text("sort")
@@ -78,9 +90,9 @@ func (f *filter) count(from string) (string, []any) {
 // page is the statement of one page: rows after the cursor in the given order, one more than the
 // limit. It adds its condition to the filter, so it comes last.
 func (f *filter) page(columns, from, id string, by sorting, p page) (string, []any) {
-	less, direction := ">", ""
+	less := ">"
 	if by.desc {
-		less, direction = "<", " DESC"
+		less = "<"
 	}
 	if p.after != nil {
 		if by.unique {
@@ -89,12 +101,8 @@ func (f *filter) page(columns, from, id string, by sorting, p page) (string, []a
 			f.where("("+by.expr+", "+id+") "+less+" (?::text::"+by.typ+", ?::text::uuid)", p.after.Key, p.after.ID)
 		}
 	}
-	sort := by.expr + direction
-	if !by.unique {
-		sort += ", " + id + direction
-	}
 	return fmt.Sprintf("SELECT %s, (%s)::text AS sort_key FROM %s%s ORDER BY %s LIMIT %d",
-		columns, by.expr, from, f.clause(), sort, p.limit+1), f.args
+		columns, by.expr, from, f.clause(), by.clause(id), p.limit+1), f.args
 }
 
 // idOrWord is a parameter that is an id or one of a few words.

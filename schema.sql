@@ -145,11 +145,13 @@ CREATE TABLE tasks (
     CONSTRAINT tasks_completed_check CHECK ((completed_at IS NOT NULL) = (status = 'done'))
 );
 -- One index for each order a list can have; the id breaks ties, so every page is one index range.
-CREATE INDEX tasks_created ON tasks (project_id, id);
+-- Creation has its time before the id, or the planner may read the primary key through all projects.
+CREATE INDEX tasks_created ON tasks (project_id, created_at, id);
 CREATE INDEX tasks_updated ON tasks (project_id, updated_at, id);
 CREATE INDEX tasks_due ON tasks (project_id, coalesce(due_date, 'infinity'), id);
 CREATE INDEX tasks_priority ON tasks (project_id, priority, id);
 CREATE INDEX tasks_title ON tasks (project_id, (lower(title) COLLATE "C"), id);
+CREATE INDEX tasks_board ON tasks (project_id, status, position); -- one column of a board
 CREATE INDEX tasks_assignee ON tasks (assignee_id, id) WHERE assignee_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;
 CREATE UNIQUE INDEX tasks_recurs_from ON tasks (recurs_from) WHERE recurs_from IS NOT NULL;

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -13,10 +14,10 @@ const (
 	relevanceDepth = 1000 // newest matches that a search without sort ranks
 )
 
-// taskOrders are the orders a list of tasks can have. createdAt is the id itself, a UUIDv7. A task
-// without a due date sorts as if due at the end of time.
+// taskOrders are the orders a list of tasks can have. A task without a due date sorts as if due at
+// the end of time.
 var taskOrders = map[string]order{
-	"createdAt": {"t.id", "uuid", true},
+	"createdAt": {"t.created_at", "timestamptz", false},
 	"updatedAt": {"t.updated_at", "timestamptz", false},
 	"dueDate":   {"coalesce(t.due_date, 'infinity')", "date", false},
 	"priority":  {"t.priority", "task_priority", false},
@@ -30,11 +31,35 @@ var relevance = sorting{order{"t.rank", "numeric", false}, true}
 
 // taskQuery is a list of tasks as the client asked for it.
 type taskQuery struct {
-	filter
-	project *uuid
-	by      sorting
-	from    string // what the page is selected from
-	expand  []string
+	filter          // on tasks t
+	project  *uuid  // the one asked for; nil means all that the caller reads
+	readable string // the condition on those projects p
+	narrow   bool   // a filter has an index of its own, over all projects
+	by       sorting
+	from     string // what the page is selected from
+	expand   []string
+}
+
+// flat is all conditions together, for tasks t joined to their projects p.
+func (f taskQuery) flat() filter {
+	conditions := f.conditions
+	if f.readable != "" {
+		conditions = append(slices.Clone(conditions), f.readable)
+	}
+	return filter{conditions, f.args}
+}
+
+// page is the statement of one page. Over many projects it takes a page of each, by the index of the
+// order, and merges them, as there is no index over just the projects that somebody reads.
+func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
+	if f.project != nil || f.narrow {
+		flat := f.flat()
+		return flat.page(columns, f.from, "t.id", by, p)
+	}
+	f.where("t.project_id = p.id")
+	each, args := f.filter.page("t.*", "tasks t", "t.id", by, p)
+	return fmt.Sprintf("SELECT %s, t.sort_key FROM projects p CROSS JOIN LATERAL (%s) t WHERE %s ORDER BY %s LIMIT %d",
+		columns, each, f.readable, by.clause("t.id"), p.limit+1), args
 }
 
 // taskQuery reads the parameters of GET /tasks into conditions on tasks t and their projects p.
@@ -47,13 +72,16 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 	} else {
 		f.where("t.deleted_at IS NULL")
 	}
-	if list := q.listOf("status", taskStatuses...); list != nil {
-		f.where("t.status = ANY (?::text[]::task_status[])", list)
+	f.oneOf("t.status", "task_status", q.listOf("status", taskStatuses...))
+	f.oneOf("t.priority", "task_priority", q.listOf("priority", taskPriorities...))
+	switch id := q.uuidOr("assigneeId", "me", "none"); {
+	case id == nil:
+	case id.word == "none":
+		f.where("t.assignee_id IS NULL")
+	default:
+		f.narrow = true
+		f.where("t.assignee_id = ?", id.or(me.ID))
 	}
-	if list := q.listOf("priority", taskPriorities...); list != nil {
-		f.where("t.priority = ANY (?::text[]::task_priority[])", list)
-	}
-	f.person(q, "assigneeId", "t.assignee_id", me)
 	if id := q.uuidOr("createdBy", "me"); id != nil {
 		f.where("t.created_by = ?", id.or(me.ID))
 	}
@@ -61,6 +89,7 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 		if id.word != "" {
 			f.where("t.parent_id IS NULL")
 		} else {
+			f.narrow = true
 			f.where("t.parent_id = ?", id.id)
 		}
 	}
@@ -69,35 +98,39 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 		if len(labels) > maxLabelFilter {
 			q.wrong("label", "too_many", fmt.Sprintf("must have at most %d labels", maxLabelFilter))
 		}
+		f.narrow = true
 		f.where("t.labels && ?::text[]", labels)
 	}
 	f.dates(q, me)
 	f.search(q)
-	f.by.unique = f.by.unique && (f.project != nil || f.by.expr == "t.id")
+	f.by.unique = f.by.unique && f.project != nil
 	f.expand = q.listOf("expand", "assignee", "creator", "project")
 	return f
 }
 
-// visible limits the list to projects the caller reads, or the one he names.
+// visible limits the list to projects the caller reads, or the one he names. That is judged once,
+// before any task of it is looked at.
 func (f *taskQuery) visible(q *query, me caller) {
-	f.project = q.uuid("projectId")
-	f.where("p.deleted_at IS NULL")
-	if f.project != nil {
-		f.where("t.project_id = ? AND (? OR EXISTS (SELECT FROM members m WHERE m.project_id = p.id AND m.user_id = ?))", *f.project, me.seesAll(), me.ID)
-	} else if !me.seesAll() {
-		f.where("t.project_id IN (SELECT project_id FROM members WHERE user_id = ?)", me.ID)
+	readable := "p.deleted_at IS NULL"
+	if !me.seesAll() {
+		readable += " AND p.id IN (SELECT project_id FROM members WHERE user_id = " + f.arg(me.ID) + ")"
 	}
+	if f.project = q.uuid("projectId"); f.project == nil {
+		f.readable = readable
+		return
+	}
+	f.where("t.project_id = ? AND EXISTS (SELECT FROM projects p WHERE p.id = ? AND "+readable+")", *f.project, *f.project)
 }
 
-// person is a filter for a user's id, me or none.
-func (f *taskQuery) person(q *query, name, column string, me caller) {
-	id := q.uuidOr(name, "me", "none")
-	switch {
-	case id == nil:
-	case id.word == "none":
-		f.where(column + " IS NULL")
+// oneOf is a filter for some values of a column; nil is no filter. A single one is compared plainly,
+// for only then an index gives rows in the order of its next column.
+func (f *taskQuery) oneOf(column, typ string, list []string) {
+	switch len(list) {
+	case 0:
+	case 1:
+		f.where(column+" = ?::text::"+typ, list[0])
 	default:
-		f.where(column+" = ?", id.or(me.ID))
+		f.where(column+" = ANY (?::text[]::"+typ+"[])", list)
 	}
 }
 
@@ -143,10 +176,10 @@ func (f *taskQuery) search(q *query) {
 		return
 	}
 	q.known = append(q.known, "sort")
-	f.by = relevance
-	f.from = fmt.Sprintf(`(SELECT t.*, round((ts_rank(t.search, to_tsquery('simple', %s)) + (t.title ILIKE %s)::int)::numeric, 6) AS rank
-		FROM %s%s ORDER BY t.id DESC LIMIT %d) t JOIN projects p ON p.id = t.project_id`, words, pattern, f.from, f.clause(), relevanceDepth)
-	f.conditions = nil
+	newest, args := f.page("t.*", sorting{taskOrders["createdAt"], true}, page{limit: relevanceDepth - 1})
+	f.from = fmt.Sprintf(`(SELECT *, round((ts_rank(search, to_tsquery('simple', %s)) + (title ILIKE %s)::int)::numeric, 6) AS rank FROM (%s) t) t
+		JOIN projects p ON p.id = t.project_id`, words, pattern, newest)
+	f.filter, f.readable, f.narrow, f.by = filter{args: args}, "", true, relevance
 }
 
 // prefixQuery is a text as the argument of to_tsquery: all its words, the last as a prefix.
@@ -173,12 +206,13 @@ func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
 	if err := q.done(); err != nil {
 		return err
 	}
-	sql, args := f.count(f.from)
+	flat := f.flat()
+	sql, args := flat.count(f.from)
 	total, err := s.countIf(r.Context(), p.total, sql, args...)
 	if err != nil {
 		return err
 	}
-	sql, args = f.page(taskColumns, f.from, "t.id", f.by, p)
+	sql, args = f.page(taskColumns, f.by, p)
 	rows, err := queryAll[taskRow](r.Context(), s.db, sql, args...)
 	if err != nil {
 		return err

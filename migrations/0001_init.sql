@@ -133,11 +133,12 @@ CREATE TABLE tasks (
     CONSTRAINT tasks_labels_check CHECK (cardinality(labels) <= 20),
     CONSTRAINT tasks_completed_check CHECK ((completed_at IS NOT NULL) = (status = 'done'))
 );
-CREATE INDEX tasks_created ON tasks (project_id, id);
+CREATE INDEX tasks_created ON tasks (project_id, created_at, id);
 CREATE INDEX tasks_updated ON tasks (project_id, updated_at, id);
 CREATE INDEX tasks_due ON tasks (project_id, coalesce(due_date, 'infinity'), id);
 CREATE INDEX tasks_priority ON tasks (project_id, priority, id);
 CREATE INDEX tasks_title ON tasks (project_id, (lower(title) COLLATE "C"), id);
+CREATE INDEX tasks_board ON tasks (project_id, status, position); -- one column of a board
 CREATE INDEX tasks_assignee ON tasks (assignee_id, id) WHERE assignee_id IS NOT NULL;
 CREATE INDEX tasks_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX tasks_labels ON tasks USING gin (labels);
