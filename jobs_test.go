@@ -24,16 +24,6 @@ func (ts *testServer) runs(kind string, payload any) {
 	}
 }
 
-// exec runs statements that only a test may.
-func (ts *testServer) exec(sql string, args ...any) int64 {
-	ts.t.Helper()
-	n, err := execute(ts.t.Context(), ts.db, sql, args...)
-	if err != nil {
-		ts.t.Fatal(err)
-	}
-	return n
-}
-
 func TestTheInboxTellsWhatConcernsItsUser(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)

@@ -137,6 +137,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		return err
 	}
 	log := newLogger(cfg, stderr)
+	redis.SetLogger(redisLog{log})
 	if command == "migrate" {
 		return migrate(ctx, cfg.databaseURL, log)
 	}
@@ -155,6 +156,14 @@ func newLogger(cfg config, w io.Writer) *slog.Logger {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// redisLog makes what go-redis has to say lines of our log. The errors themselves reach the caller
+// anyway, so it is for debugging.
+type redisLog struct{ log *slog.Logger }
+
+func (l redisLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.DebugContext(ctx, "redis", "message", fmt.Sprintf(format, args...))
 }
 
 // runDev serves with private servers for what the settings do not name.
@@ -236,6 +245,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	options.ContextTimeoutEnabled = true
 	options.DialTimeout = time.Second
+	options.DialerRetries = 1 // whoever asks has a better use for the time
 	db, err := openDatabase(ctx, string(cfg.databaseURL), cfg.databaseConns)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 )
 
 // world is what all tests of this process share: private servers and a migrated template database.
@@ -37,6 +38,7 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	os.Exit(func() int {
+		redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
 		const prefix = "taskflow-test-"
 		sweepPrivateServers(os.TempDir(), prefix)
 		dir, err := os.MkdirTemp("", prefix)
