@@ -435,7 +435,11 @@ func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 	}
 	jobs := make([]job, len(found))
 	for i, row := range found {
-		jobs[i] = job{ID: row.ID, Kind: row.Kind, Priority: row.Priority, Trace: row.Trace, PushedAt: row.CreatedAt, RunAt: row.RunAt, Payload: []byte(row.Payload)}
+		since := row.CreatedAt
+		if row.RunAt.After(since) {
+			since = row.RunAt // it waits from then
+		}
+		jobs[i] = job{ID: row.ID, Kind: row.Kind, Priority: row.Priority, Trace: row.Trace, PushedAt: since, RunAt: row.RunAt, Payload: []byte(row.Payload)}
 	}
 	o.log.Info("jobs pushed again", "count", len(jobs))
 	return o.queue.pushAll(ctx, jobs)
@@ -477,8 +481,10 @@ type queueView struct {
 	Reachable   bool     `json:"reachable"`   // Redis answers; if not, its side is empty
 	Kinds       []string `json:"kinds"`       // that this process knows
 	OutboxRows  int64    `json:"outboxRows"`  // living jobs in the database
+	OutboxReady int64    `json:"outboxReady"` // those of them that are due and that no worker holds
+	OutboxLagMs int64    `json:"outboxLagMs"` // for how long the oldest of those has been due
+	OutboxLater int64    `json:"outboxLater"` // those that are not due
 	OutboxDead  int64    `json:"outboxDead"`  // jobs given up
-	OutboxLagMs int64    `json:"outboxLagMs"` // age of the oldest due job that no worker holds
 }
 
 // snapshot is the last look at the queue, shared by all who watch.
@@ -496,12 +502,18 @@ func (s *snapshot) expire() {
 	s.until = time.Time{}
 }
 
+// outboxState is the database's side of a queueView.
+type outboxState struct {
+	Living, Due, Later, Dead, Lag int64
+	Paused                        bool
+}
+
 const outboxStateSQL = `
-	SELECT count(*) FILTER (WHERE dead_at IS NULL) AS living, count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead,
-		coalesce(extract(epoch FROM clock_timestamp() - min(run_at)
-			FILTER (WHERE dead_at IS NULL AND run_at <= clock_timestamp() AND id <> ALL ($2::text[]::uuid[]))) * 1000, 0)::bigint AS lag,
+	SELECT count(*) FILTER (WHERE alive) AS living, count(*) FILTER (WHERE alive AND waits AND run_at <= now) AS due,
+		count(*) FILTER (WHERE alive AND waits AND run_at > now) AS later, count(*) FILTER (WHERE NOT alive) AS dead,
+		coalesce(extract(epoch FROM max(now - run_at) FILTER (WHERE alive AND waits AND run_at <= now)) * 1000, 0)::bigint AS lag,
 		coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused
-	FROM jobs WHERE queue = $1`
+	FROM (SELECT dead_at IS NULL AS alive, id <> ALL ($2::text[]::uuid[]) AS waits, run_at, statement_timestamp() AS now FROM jobs WHERE queue = $1) j`
 
 // look is the queue as it was at most snapshotLife ago. Where looking takes long it is done less
 // often, so that watching a troubled queue does not add to its troubles.
@@ -538,11 +550,9 @@ func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	}
 	ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rows, err := queryOne[struct {
-		Living, Dead, Lag int64
-		Paused            bool
-	}](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs))
-	view.OutboxRows, view.OutboxDead, view.OutboxLagMs, view.Paused = rows.Living, rows.Dead, rows.Lag, rows.Paused
+	rows, err := queryOne[outboxState](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs))
+	view.OutboxRows, view.OutboxReady, view.OutboxLater, view.OutboxDead = rows.Living, rows.Due, rows.Later, rows.Dead
+	view.OutboxLagMs, view.Paused = rows.Lag, rows.Paused
 	return view, err
 }
 

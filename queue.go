@@ -27,7 +27,7 @@ type job struct {
 	Kind     string
 	Priority int // 0–3, the lowest number first, at rates 8:4:2:1
 	Trace    string
-	PushedAt time.Time
+	PushedAt time.Time // or due, if that is later
 	RunAt    time.Time // not before; zero for at once
 	Payload  []byte
 	Attempt  int // from 1
@@ -112,6 +112,9 @@ func (q *queue) pushAll(ctx context.Context, jobs []job) error {
 	for _, j := range jobs {
 		if j.PushedAt.IsZero() {
 			j.PushedAt = now
+			if j.RunAt.After(now) {
+				j.PushedAt = j.RunAt // it waits from then
+			}
 		}
 		at := int64(0)
 		if !j.RunAt.IsZero() {

@@ -38,6 +38,8 @@ func (s *server) routes() []route {
 		{"GET /docs", anyone, s.handleDocs},
 		{"GET /docs/{file}", anyone, s.handleDocsFile},
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
+		{"GET /admin/queues", anyone, s.handleQueuesPage},
+		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
 
 		{"POST /api/v1/auth/register", anyone, s.handleRegister},
 		{"POST /api/v1/auth/login", anyone, s.handleLogin},

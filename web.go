@@ -2,10 +2,11 @@ package main
 
 import (
 	"bytes"
-	_ "embed"
+	"embed"
 	"fmt"
 	"io/fs"
 	"net/http"
+	"path"
 	"strings"
 
 	swaggerui "github.com/swaggest/swgui/v5/static"
@@ -20,9 +21,12 @@ var docsPage []byte
 //go:embed web/docs/init.js
 var docsScript []byte
 
-// docsPolicy lets the API page run its own scripts and nothing else, and call only this server.
-// Swagger UI's style sheet has its icons as data: images.
-const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+//go:embed web/queues
+var queuesFiles embed.FS
+
+// pagePolicy lets a page run its own scripts and nothing else, and call only this server. Swagger
+// UI's style sheet has its icons as data: images.
+const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // handleRoot sends a person who opens the bare address to the API page.
 func (s *server) handleRoot(w http.ResponseWriter, r *http.Request) error {
@@ -37,7 +41,7 @@ func (s *server) handleOpenAPI(w http.ResponseWriter, r *http.Request) error {
 
 // handleDocs answers the API page: Swagger UI, without a request to anywhere else.
 func (s *server) handleDocs(w http.ResponseWriter, r *http.Request) error {
-	w.Header().Set("Content-Security-Policy", docsPolicy)
+	w.Header().Set("Content-Security-Policy", pagePolicy)
 	return writeFile(w, "text/html; charset=utf-8", docsPage)
 }
 
@@ -68,6 +72,37 @@ func (s *server) handleDocsFile(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("read embedded %s: %w", name, err)
 	}
 	w.Header().Set("Content-Encoding", "gzip")
+	return writeFile(w, media, data)
+}
+
+// handleQueuesPage answers the operators' page. It holds nothing secret: all it shows comes from the
+// API, with an admin's token.
+func (s *server) handleQueuesPage(w http.ResponseWriter, r *http.Request) error {
+	return writePageFile(w, queuesFiles, "web/queues/index.html")
+}
+
+// handleQueuesFile answers a file of the operators' page.
+func (s *server) handleQueuesFile(w http.ResponseWriter, r *http.Request) error {
+	return writePageFile(w, queuesFiles, "web/queues/"+r.PathValue("file"))
+}
+
+// pageMedia is the media types of a page's files by the endings of their names.
+var pageMedia = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
+// writePageFile answers an embedded file of one of our own pages.
+func writePageFile(w http.ResponseWriter, files embed.FS, name string) error {
+	media, ok := pageMedia[path.Ext(name)]
+	data, err := files.ReadFile(name)
+	if err != nil || !ok {
+		return newProblem("not_found", "")
+	}
+	w.Header().Set("Content-Security-Policy", pagePolicy)
+	w.Header().Set("Cache-Control", "no-cache")
 	return writeFile(w, media, data)
 }
 
