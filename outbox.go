@@ -89,11 +89,17 @@ type newJob struct {
 	trace    string    // request id of the cause
 }
 
-// insertJobSQL makes a job. With a unique key that a living job has, it makes none.
-const insertJobSQL = `
-	INSERT INTO jobs (id, kind, priority, payload, trace, unique_key, run_at)
-	VALUES ($1, $2, $3, $4, $5, nullif($6::text, ''), coalesce($7::timestamptz, clock_timestamp()))
+const (
+	insertJobSQL = `
+	INSERT INTO jobs (id, kind, priority, payload, trace, run_at)
+	VALUES ($1, $2, $3, $4, $5, coalesce($6::timestamptz, clock_timestamp()))`
+	// insertUniqueJobSQL makes none where a living job has the key. It is a statement of its own
+	// because ON CONFLICT costs every row, also one that has no key.
+	insertUniqueJobSQL = `
+	INSERT INTO jobs (id, kind, priority, payload, trace, run_at, unique_key)
+	VALUES ($1, $2, $3, $4, $5, coalesce($6::timestamptz, clock_timestamp()), $7)
 	ON CONFLICT (unique_key) WHERE dead_at IS NULL AND unique_key IS NOT NULL DO NOTHING`
+)
 
 // queueJob adds the making of a job to a batch, and returns it for pushSoon, to be called once the
 // batch is committed.
@@ -110,7 +116,12 @@ func queueJob(b *pgx.Batch, n newJob) (job, error) {
 	if !n.runAt.IsZero() {
 		runAt = &n.runAt
 	}
-	b.Queue(insertJobSQL, j.ID, j.Kind, j.Priority, string(payload), j.Trace, n.unique, runAt)
+	args := []any{j.ID, j.Kind, j.Priority, string(payload), j.Trace, runAt}
+	if n.unique == "" {
+		b.Queue(insertJobSQL, args...)
+	} else {
+		b.Queue(insertUniqueJobSQL, append(args, n.unique)...)
+	}
 	return j, nil
 }
 
