@@ -84,7 +84,7 @@ func sanePath(r *http.Request) error {
 	if r.Method == http.MethodConnect || !strings.HasPrefix(r.URL.Path, "/") {
 		return newProblem("bad_request", "The request target must be a path.")
 	}
-	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && clean+"/" != r.URL.Path {
+	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && (clean+"/" != r.URL.Path || clean == "/") {
 		return newProblem("not_found", "")
 	}
 	if len(r.URL.RawQuery) > maxQuery {
@@ -383,7 +383,7 @@ func (q *query) timestamp(name string) *timestamp {
 		return nil
 	}
 	at, err := time.Parse(time.RFC3339, value)
-	if err != nil {
+	if err != nil || strings.Contains(value, ",") { // Go takes a decimal comma
 		q.wrong(name, "invalid_time", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z")
 		return nil
 	}
@@ -394,7 +394,7 @@ func (q *query) timestamp(name string) *timestamp {
 func (q *query) done() error {
 	for name := range q.values {
 		if !slices.Contains(q.known, name) {
-			q.wrong(printable(name, maxEcho), "unknown_parameter", "is not a parameter of this request; it takes "+cmp.Or(strings.Join(q.known, ", "), "none"))
+			q.wrong(cmp.Or(printable(name, maxEcho), "query"), "unknown_parameter", "is not a parameter of this request; it takes "+cmp.Or(strings.Join(q.known, ", "), "none"))
 		}
 	}
 	if len(q.errs) > 0 {
