@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ func unmarshalStrict(data []byte, dst any) error {
 
 // jsonTypeName is what a client calls a Go type.
 func jsonTypeName(t reflect.Type) string {
+	t = jsonElem(t)
 	if t == reflect.TypeFor[uuid]() {
 		return "a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab"
 	}
@@ -189,7 +191,7 @@ func unknownField(field, name string, fields map[string]reflect.Type) fieldError
 			message += "; did you mean " + known + "?"
 		}
 	}
-	return fieldError{printable(field, maxEcho), "unknown_field", message}
+	return fieldError{cmp.Or(printable(field, maxEcho), `""`), "unknown_field", message}
 }
 
 func (s *jsonScanner) array(t reflect.Type, path string, depth int) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 )
 
 // A problem is an error that a client may see, in the form of RFC 9457. Every other error is
@@ -107,18 +108,19 @@ func detailOf(errs []fieldError) string {
 	return strings.Join(parts, "; ")
 }
 
-// printable is a client's text made fit to be shown or kept: its first characters, without control
-// characters.
+// printable is a client's text made fit to be shown or kept: its first characters, with U+FFFD for
+// control characters and for bytes that are not UTF-8.
 func printable(s string, most int) string {
 	var out strings.Builder
 	n := 0
-	for _, r := range s { // a byte that is not UTF-8 is U+FFFD
+	for _, r := range s {
 		if n++; n > most {
 			return out.String() + "…"
 		}
-		if !isControl(r) {
-			out.WriteRune(r)
+		if isControl(r) {
+			r = utf8.RuneError
 		}
+		out.WriteRune(r)
 	}
 	return out.String()
 }
