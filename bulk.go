@@ -115,7 +115,7 @@ var errDryRun = errors.New("dry run")
 // try tells what a change would meet: it is made and undone.
 func (s *server) try(ctx context.Context, b *pgx.Batch) error {
 	err := s.db.inTx(ctx, func(tx pgx.Tx) error {
-		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		if err := tx.SendBatch(ctx, unsent(b)).Close(); err != nil {
 			return err
 		}
 		return errDryRun

@@ -196,11 +196,21 @@ func execute(ctx context.Context, d *database, sql string, args ...any) (int64, 
 	return n, dbError(err)
 }
 
+// unsent is a copy of a batch. pgx keeps in a batch that it sent the statements that the connection had
+// prepared for it, which another connection does not know: what may be sent again is sent as a copy.
+func unsent(b *pgx.Batch) *pgx.Batch {
+	c := &pgx.Batch{}
+	for _, q := range b.QueuedQueries {
+		c.Queue(q.SQL, q.Arguments...)
+	}
+	return c
+}
+
 // send runs a batch as one transaction in one round trip; an error of any statement undoes all.
 // It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 	return d.again(ctx, func() error {
-		return d.run(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, b).Close() })
+		return d.run(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, unsent(b)).Close() })
 	})
 }
 
@@ -210,7 +220,7 @@ func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	var value T
 	err := d.again(ctx, func() error {
 		return d.run(ctx, func(c *pgxpool.Conn) (err error) {
-			results := c.SendBatch(ctx, b)
+			results := c.SendBatch(ctx, unsent(b))
 			defer func() {
 				if closed := results.Close(); err == nil {
 					err = closed

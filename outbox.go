@@ -276,7 +276,7 @@ func (o *outbox) completeTogether(ctx context.Context, list []completion) error 
 		all := &pgx.Batch{}
 		for _, c := range list {
 			if slices.Contains(mine, c.id) {
-				all.QueuedQueries = append(all.QueuedQueries, c.effect.QueuedQueries...)
+				all.QueuedQueries = append(all.QueuedQueries, unsent(c.effect).QueuedQueries...)
 			}
 		}
 		return tx.SendBatch(ctx, all).Close()
