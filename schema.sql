@@ -345,10 +345,13 @@ END $$;
 CREATE FUNCTION position_between(lo text, hi text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     digits CONSTANT text := '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
-    key text := '';
+    same int := 0; -- first digits that both share
+    most int;
+    middle int;
+    key text;
+    rest text;
     a int;
     b int;
-    i int := 1;
 BEGIN
     IF lo IS NULL AND hi IS NULL THEN
         RETURN '5000000000';
@@ -359,20 +362,31 @@ BEGIN
     ELSIF left(hi, 10)::bigint - left(lo, 10)::bigint > 1 THEN
         RETURN lpad(((left(hi, 10)::bigint + left(lo, 10)::bigint) / 2)::text, 10, '0');
     END IF;
-    LOOP
-        a := greatest(strpos(digits, substr(lo, i, 1)), 1) - 1; -- past its end lo goes on with 0
-        b := CASE WHEN hi IS NULL THEN 62 ELSE strpos(digits, substr(hi, i, 1)) - 1 END;
-        IF i <= 10 THEN -- in the number: equal, or apart by one so that lo's number is kept
-            key := key || substr(lo, i, 1);
-            IF a < b THEN hi := NULL; END IF;
-        ELSIF b - a > 1 THEN
-            RETURN key || substr(digits, (a + b) / 2 + 1, 1);
+    lo := rpad(lo, greatest(length(lo), length(hi)), '0'); -- past its end lo goes on with 0
+    most := length(hi) - 1;
+    WHILE same < most LOOP
+        middle := (same + most + 1) / 2;
+        IF left(lo, middle) = left(hi, middle) THEN
+            same := middle;
         ELSE
-            key := key || substr(digits, a + 1, 1);
-            IF a < b THEN hi := NULL; END IF;
+            most := middle - 1;
         END IF;
-        i := i + 1;
     END LOOP;
+    IF same < 10 THEN -- the numbers are apart by one: keep lo's
+        key := left(lo, 10);
+    ELSE
+        key := left(lo, same);
+        a := strpos(digits, substr(lo, same + 1, 1)) - 1;
+        b := strpos(digits, substr(hi, same + 1, 1)) - 1;
+        IF b - a > 1 THEN
+            RETURN key || substr(digits, (a + b) / 2 + 1, 1);
+        END IF;
+        key := key || substr(lo, same + 1, 1);
+    END IF;
+    rest := substr(lo, length(key) + 1); -- anything above it is below hi
+    key := key || repeat('z', length(rest) - length(ltrim(rest, 'z')));
+    a := greatest(strpos(digits, substr(lo, length(key) + 1, 1)) - 1, 0);
+    RETURN key || substr(digits, (a + 62) / 2 + 1, 1);
 END $$;
 
 -- position_for is where a task goes in its project's order: before or after another (the anchor),
