@@ -195,56 +195,57 @@ func randomCron(r *rand.Rand) *naiveCron {
 	return n
 }
 
-// fits tells whether the line fits a reading.
-func (n *naiveCron) fits(reading [5]uint8) bool {
-	day, weekday := n.values[2][reading[2]], n.values[4][reading[4]]
+// wallClock is what the clock of a zone showed, minute by minute.
+type wallClock struct {
+	from     time.Time
+	shown    []int       // for each minute since from, what the clock showed, in minutes since the first of days
+	days     []time.Time // all that there are, shown or not
+	restless []bool      // for each minute, whether the clock was set in the three hours before
+}
+
+func newWallClock(zone *time.Location, from, to time.Time) wallClock {
+	w := wallClock{from: from}
+	_, offset := from.In(zone).Zone()
+	first := from.AddDate(0, 0, -2) // at midnight
+	changed := -180
+	for at := from; at.Before(to); at = at.Add(time.Minute) {
+		before := offset
+		if _, offset = at.In(zone).Zone(); offset != before {
+			changed = len(w.shown)
+		}
+		w.shown = append(w.shown, int(at.Unix()-first.Unix()+int64(offset))/60)
+		w.restless = append(w.restless, len(w.shown)-changed < 180)
+	}
+	for d := first; d.Before(to.AddDate(0, 0, 3)); d = d.AddDate(0, 0, 1) {
+		w.days = append(w.days, d)
+	}
+	return w
+}
+
+// fits tells whether a line fits what a clock shows.
+func (w *wallClock) fits(n *naiveCron, shown int) bool {
+	if !n.values[0][shown%60] || !n.values[1][shown/60%24] {
+		return false
+	}
+	date := w.days[shown/(24*60)]
+	day, weekday := n.values[2][date.Day()], n.values[4][date.Weekday()]
 	if n.star[2] || n.star[4] {
 		day = day && weekday
 	} else {
 		day = day || weekday
 	}
-	return day && n.values[0][reading[0]] && n.values[1][reading[1]] && n.values[3][reading[3]]
-}
-
-// wallClock is what the clock of a zone showed, minute by minute.
-type wallClock struct {
-	from     time.Time
-	shown    []int      // for each minute since from, which of the readings
-	readings [][5]uint8 // minute, hour, day, month, weekday: all that there are, shown or not
-	changed  int        // the last minute in which the clock was set
-	restless []bool     // for each minute, whether that was in the three hours before
-}
-
-func newWallClock(zone *time.Location, from, to time.Time) wallClock {
-	minutes := int(to.Sub(from) / time.Minute)
-	w := wallClock{from: from, shown: make([]int, 0, minutes), restless: make([]bool, 0, minutes), readings: make([][5]uint8, 0, minutes+96*60)}
-	_, offset := from.In(zone).Zone()
-	first := (int(from.Unix())+offset)/60 - 48*60
-	for at := from; at.Before(to); at = at.Add(time.Minute) {
-		before := offset
-		if _, offset = at.In(zone).Zone(); offset != before {
-			w.changed = len(w.shown)
-		}
-		w.shown = append(w.shown, (int(at.Unix())+offset)/60-first)
-		w.restless = append(w.restless, w.changed > 0 && len(w.shown)-w.changed < 180)
-	}
-	for i := range cap(w.readings) {
-		wall := time.Unix(int64(first+i)*60, 0).UTC()
-		_, month, day := wall.Date()
-		w.readings = append(w.readings, [5]uint8{uint8(wall.Minute()), uint8(wall.Hour()), uint8(day), uint8(month), uint8(wall.Weekday())})
-	}
-	return w
+	return day && n.values[3][date.Month()]
 }
 
 // ticks are the minutes in which a line fires: with fixed hours when the clock shows or passes a
 // reading for the first time, otherwise whenever it shows one.
-func (w wallClock) ticks(n *naiveCron) []int {
+func (w *wallClock) ticks(n *naiveCron) []int {
 	var ticks []int
 	next := w.shown[0]
 	for minute, shown := range w.shown {
-		fires := n.star[1] && n.fits(w.readings[shown])
+		fires := n.star[1] && w.fits(n, shown)
 		for ; next <= shown; next++ {
-			fires = fires || !n.star[1] && n.fits(w.readings[next])
+			fires = fires || !n.star[1] && w.fits(n, next)
 		}
 		if fires {
 			ticks = append(ticks, minute)
