@@ -199,6 +199,20 @@ func TestASeriesGoesOnWhenItsTaskIsDone(t *testing.T) {
 			return slices.Contains(next().strs("dueDate"), time.Now().UTC().Format(time.DateOnly))
 		})
 	})
+	t.Run("one without a due date gets one", func(t *testing.T) {
+		undated := alice.task(project, "Undated", `"recurrence":"FREQ=WEEKLY;COUNT=3"`)
+		for range 2 {
+			alice.patch("/api/v1/tasks/"+undated, `{"status":"done"}`).want(200)
+			eventually(t, 5*time.Second, "the next", func() bool {
+				a := alice.get("/api/v1/tasks?status=todo&search=Undated&projectId=" + project).want(200)
+				if len(a.strs("id")) != 1 {
+					return false
+				}
+				undated = a.str("items.0.id")
+				return a.str("items.0.dueDate") != ""
+			})
+		}
+	})
 	t.Run("a rule that is none is refused with what is wrong", func(t *testing.T) {
 		alice.patch("/api/v1/tasks/"+task, `{"recurrence":"FREQ=HOURLY"}`).problem(422, "validation_failed").field("recurrence", "invalid_recurrence")
 	})

@@ -81,6 +81,7 @@ import (
 	_ "time/tzdata" // time zones also where the system has none
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 const (
@@ -245,7 +246,8 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	options.ContextTimeoutEnabled = true
 	options.DialTimeout = time.Second
-	options.DialerRetries = 1 // whoever asks has a better use for the time
+	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // a vendor's extension that costs a DNS lookup
+	options.DialerRetries = 1                                                                            // whoever asks has a better use for the time
 	db, err := openDatabase(ctx, string(cfg.databaseURL), cfg.databaseConns)
 	if err != nil {
 		return nil, err

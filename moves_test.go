@@ -180,7 +180,7 @@ func TestPositionsLieBetweenTheirNeighbours(t *testing.T) {
 		if got := alice.order(web); got != "abcdefgh" && got != "abdcefgh" {
 			t.Errorf("the order is %s", got)
 		}
-		renewed := alice.get("/api/v1/projects/" + web + "/activity?total=true").num("total") - 1 - len(cards)
+		renewed := alice.get("/api/v1/projects/"+web+"/activity?total=true").num("total") - 1 - len(cards)
 		if renewed < 3 || renewed > 12 { // b, c and d, in the few thousandth move
 			t.Errorf("the crowd was renewed by %d changes", renewed)
 		}

@@ -20,11 +20,7 @@ type recurring struct {
 const (
 	// recurringSQL finds the task if it is still done and has not been repeated.
 	recurringSQL = `
-	WITH RECURSIVE series AS (
-		SELECT id, recurs_from, due_date FROM tasks WHERE id = $1
-		UNION ALL SELECT t.id, t.recurs_from, t.due_date FROM tasks t JOIN series s ON t.id = s.recurs_from)
-	SELECT t.recurrence, t.due_date AS due,
-		(SELECT due_date FROM series WHERE recurs_from IS NULL) AS start,
+	SELECT t.recurrence, t.due_date AS due, coalesce(t.series_start, t.due_date) AS start,
 		(clock_timestamp() AT TIME ZONE (SELECT timezone FROM users WHERE id = coalesce(t.assignee_id, t.created_by)))::date AS today
 	FROM tasks t JOIN projects p ON p.id = t.project_id
 	WHERE t.id = $1 AND t.status = 'done' AND t.recurrence IS NOT NULL AND t.deleted_at IS NULL
@@ -38,10 +34,10 @@ const (
 		UPDATE projects SET last_number = last_number + 1 WHERE id = (SELECT project_id FROM o) RETURNING id, last_number),
 	t AS (
 		INSERT INTO tasks (id, project_id, number, title, description, priority, assignee_id, parent_id, position,
-			start_date, due_date, estimated_hours, labels, created_by, created_at, updated_at, recurrence, recurs_from)
+			start_date, due_date, estimated_hours, labels, created_by, created_at, updated_at, recurrence, recurs_from, series_start)
 		SELECT $2, p.id, p.last_number, o.title, o.description, o.priority, o.assignee_id, o.parent_id,
 			position_between((SELECT max(position) FROM tasks WHERE project_id = p.id), NULL),
-			o.start_date + ($3::date - o.due_date), $3, o.estimated_hours, o.labels, o.created_by, $4, $4, o.recurrence, o.id
+			o.start_date + ($3::date - o.due_date), $3, o.estimated_hours, o.labels, o.created_by, $4, $4, o.recurrence, o.id, coalesce(o.series_start, o.due_date, $3)
 		FROM o, p RETURNING *)
 	SELECT log_change(t.project_id, NULL, 'task.created', t.id, changes('{}', task_fields(t))) FROM t`
 	lockProjectOfTaskSQL = `SELECT id FROM projects WHERE id = (SELECT project_id FROM tasks WHERE id = $1) FOR NO KEY UPDATE`

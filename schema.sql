@@ -134,6 +134,7 @@ CREATE TABLE tasks (
                         setweight(words(title), 'A') || setweight(words(description), 'B')) STORED,
     recurrence      text,                      -- RFC 5545 RRULE; NULL: once
     recurs_from     uuid REFERENCES tasks ON DELETE SET NULL, -- the task that this one repeats
+    series_start    date,                      -- due date of the first task of the series, from which its rule counts
     CONSTRAINT tasks_number_key UNIQUE (project_id, number),
     CONSTRAINT tasks_position_key UNIQUE (project_id, position) DEFERRABLE,
     CONSTRAINT tasks_assignee_fkey FOREIGN KEY (project_id, assignee_id) REFERENCES members,

@@ -7,8 +7,10 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -127,5 +129,20 @@ func TestEverySQLConstantIsPreparedAgainstTheSchema(t *testing.T) {
 	}
 	if prepared < 60 {
 		t.Errorf("only %d statements found", prepared)
+	}
+}
+
+func TestTheREADMEListsEverySettingAndNoOther(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)`").FindAllStringSubmatch(string(readme), -1) {
+		listed = append(listed, row[1])
+	}
+	slices.Sort(listed)
+	if want := slices.Sorted(slices.Values(settingNames)); !slices.Equal(listed, want) {
+		t.Errorf("README lists %v, the program reads %v", listed, want)
 	}
 }

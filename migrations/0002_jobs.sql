@@ -50,6 +50,7 @@ CREATE INDEX notifications_user ON notifications (user_id, id);
 
 ALTER TABLE tasks ADD COLUMN recurrence text;
 ALTER TABLE tasks ADD COLUMN recurs_from uuid REFERENCES tasks ON DELETE SET NULL;
+ALTER TABLE tasks ADD COLUMN series_start date;
 CREATE UNIQUE INDEX tasks_recurs_from ON tasks (recurs_from) WHERE recurs_from IS NOT NULL;
 
 CREATE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
