@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,12 +51,21 @@ func TestLockFileNamesNoRegistryAndHoldsHashes(t *testing.T) {
 	}
 }
 
-// node is the path of Node.js.
+// node is the path of Node.js, of a version that the packages in package.json run on.
 func node(t *testing.T) string {
 	t.Helper()
+	const advice = "these tests need Node.js 20.19 or newer with npm: from https://nodejs.org, or by apt-get install nodejs npm where that is new enough"
 	program, err := exec.LookPath("node")
 	if err != nil {
-		t.Fatal("node is not installed; these tests need Node.js 20 or newer, on Debian and Ubuntu: apt-get install nodejs npm")
+		t.Fatalf("node is not installed; %s", advice)
+	}
+	out, err := exec.CommandContext(t.Context(), program, "--version").Output()
+	if err != nil {
+		t.Fatalf("%s --version: %v", program, err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(out), "v%d.%d", &major, &minor); err != nil || major < 20 || major == 20 && minor < 19 {
+		t.Fatalf("%s is %s; %s", program, out, advice)
 	}
 	return program
 }
@@ -65,8 +75,7 @@ func installed(t *testing.T, name string) string {
 	t.Helper()
 	file := filepath.Join("node_modules", filepath.FromSlash(name))
 	if _, err := os.Stat(file); err != nil {
-		pkg, _, _ := strings.Cut(strings.TrimPrefix(name, "@"), "/")
-		t.Fatalf("the npm package of %s is not installed (%s); run npm ci in e2e", name, pkg)
+		t.Fatalf("%v; run npm ci in e2e", err)
 	}
 	return file
 }

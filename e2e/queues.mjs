@@ -100,7 +100,7 @@ async function aQueueIsPausedAndResumed(ada) {
   const waits = insert(`'{"kind": "k", "actorId": "${ada.id}"}'`);
   await page.getByRole("link", { name: /^Ready/ }).click();
   await row(waits).waitFor();
-  assert.match(await page.locator(".queue").innerText(), /Waiting\s+1\s/);
+  await page.locator(".tile", { hasText: /^Waiting/ }).locator(".value", { hasText: /^1$/ }).waitFor();
   await see("paused");
   await page.getByRole("button", { name: "Resume" }).click();
   await page.locator(".queue .badge", { hasText: "Running" }).waitFor();
@@ -174,7 +174,7 @@ async function manyAreChosenAndAllOfACauseChanged() {
   await page.getByLabel("Kind").fill("notification.fanout");
   await page.getByRole("button", { name: "Filter" }).click();
   await page.getByText("1 dead job matches").waitFor();
-  await page.getByRole("button", { name: /^Delete all 1/ }).click();
+  await page.locator(".bar").getByRole("button", { name: /^Delete all 1/ }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Delete 1" }).click();
   await page.getByText("No dead job matches.").waitFor();
 }

@@ -1,5 +1,4 @@
 // One job: what it is, what it carries, and how its attempts ended.
-import { jobsAddress } from "./address.js";
 import { attempt } from "./dialog.js";
 import { changeOne } from "./change.js";
 import { arrange, element, icon, write } from "./element.js";
@@ -9,8 +8,9 @@ import { moment, took } from "./time.js";
 
 const priorities = ["0, urgent", "1, high", "2, normal", "3, low"];
 
-// showJob shows a job in main, and follows it until it is done. Returns { update, stop }.
-export function showJob(main, queue, id, changed) {
+// showJob shows a job in main, and follows it until it is done. back is the address of the list to
+// return to. Returns { update, stop }.
+export function showJob(main, id, back, changed) {
   const state = element("span", { class: "badge" });
   const heading = element("h2", { tabindex: "-1" }, "Job");
   const facts = element("dl", { class: "facts" });
@@ -28,7 +28,7 @@ export function showJob(main, queue, id, changed) {
           ["Ended", "Worker", "Took", "Error"].map((text) => element("th", { scope: "col", role: "columnheader" }, text)))), tries)),
     element("section", {}, element("h3", {}, "Payload"), element("p", { class: "quiet" }, "As it is, but for secrets."), payload));
   main.replaceChildren(element("section", { class: "card job" },
-    element("p", {}, element("a", { href: jobsAddress(queue.name, "dead"), class: "back", id: "back" }, icon("back"), "All jobs")),
+    element("p", {}, element("a", { href: back, class: "back" }, icon("back"), "All jobs")),
     element("div", { class: "heading" }, heading, state, element("span", { class: "buttons" }, Object.values(buttons))), gone, body));
   let job;
 
@@ -47,7 +47,6 @@ export function showJob(main, queue, id, changed) {
     state.className = `badge ${job.state}`;
     buttons.retry.hidden = !["dead", "scheduled"].includes(job.state);
     buttons.delete.hidden = false;
-    main.querySelector("#back").href = jobsAddress(queue.name, job.state);
     arrange(facts, [
       fact("Id", job.id, "mono"), fact("Trace", job.trace || "none", job.trace && "mono"), fact("Priority", priorities[job.priority]), fact("Failed attempts", String(job.attempts)),
       job.worker && fact("Worker", job.worker, "mono"), fact("Created", job.createdAt, "time"), job.deadAt ? fact("Died", job.deadAt, "time") : fact("Due", job.runAt, "time"),

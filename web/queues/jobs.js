@@ -44,8 +44,8 @@ export function showJobs(main, queue, state, filter, changed) {
   const moreButton = element("button", { type: "button", hidden: true, "data-name": "more", click: () => attempt(loadMore) }, "Show more");
   const refresh = element("button", { type: "button", class: "plain", hidden: true, click: () => { more = false; polling.now(); heading.focus(); } }, icon("retry"), "Back to the newest");
   const counted = element("span", { class: "quiet" }); // how many there are, or how many are chosen
-  const chosenButtons = view.verbs.map((verb) => actionButton(verb, `${title(verb)} chosen`, () => changeMany(verb, [...chosen], state)));
-  const allButtons = state === "dead" ? view.verbs.map((verb) => actionButton(verb, "", () => changeAll(verb, queue.name, filter, describe(filter)))) : [];
+  const chosenButtons = view.verbs.map((verb) => actionButton(verb, `${verb}-chosen`, `${title(verb)} chosen`, () => changeMany(verb, [...chosen], state)));
+  const allButtons = state === "dead" ? view.verbs.map((verb) => actionButton(verb, `${verb}-all`, "", () => changeAll(verb, queue.name, filter, describe(filter)))) : [];
   const bar = element("div", { class: "bar", role: "group", "aria-label": "Actions on many jobs" },
     element("span", { class: "cluster" }, counted, chosenButtons), element("span", { class: "cluster" }, allButtons));
 
@@ -53,8 +53,8 @@ export function showJobs(main, queue, state, filter, changed) {
     element("nav", { class: "tabs", "aria-label": "Jobs by state" }, [...tabs.values()].map((tab) => tab.link)),
     heading, filterForm(queue, state, filter), groups?.node, bar, table, empty, element("p", { class: "buttons" }, moreButton, refresh)));
 
-  function actionButton(verb, text, act) {
-    return element("button", { type: "button", class: verb === "delete" && "dangerous", "data-name": text, click: () => attempt(async () => {
+  function actionButton(verb, name, text, act) {
+    return element("button", { type: "button", class: verb === "delete" && "dangerous", "data-name": name, click: () => attempt(async () => {
       if (await act()) changedHere();
     }) }, icon(verb === "delete" ? "trash" : "retry"), element("span", {}, text));
   }

@@ -15,6 +15,7 @@ let watching = null; // the poll of the queues' figures
 let queues = null; // as they were last
 let shown = null; // what fills main
 let answered = 0; // when the figures last came
+let list = "#/"; // the address of the list last shown, to go back to
 
 // show reveals one part of the page.
 function show(name) {
@@ -88,7 +89,8 @@ function route() {
   const main = byId("content"), changed = () => watching?.now();
   const focused = document.activeElement, moves = main.contains(focused) || focused === document.body;
   shown?.stop();
-  shown = what === "audit" ? showAudit(main, current()) : what === "job" ? showJob(main, current(), id, changed) : showJobs(main, current(), state, filter, changed);
+  if (what === "jobs") list = location.hash;
+  shown = what === "audit" ? showAudit(main, current()) : what === "job" ? showJob(main, id, list, changed) : showJobs(main, current(), state, filter, changed);
   shown.update(current());
   byId("to-audit").ariaCurrent = what === "audit" ? "page" : null;
   byId("to-jobs").ariaCurrent = what === "audit" ? null : "page";
