@@ -111,6 +111,10 @@ const (
 	SELECT refuse('forbidden', 'owner') WHERE role_in($1, $2) < 'owner'
 		AND (role_in($1, $2) <= $3::text::member_role
 			OR role_in($1, $2) <= coalesce((SELECT role FROM members WHERE project_id = $1 AND user_id = $4), 'viewer'))`
+	// keepInvitationSQL is grantSQL for an invitation that is replaced or taken back.
+	keepInvitationSQL = `
+	SELECT refuse('forbidden', 'owner') FROM invitations
+	WHERE project_id = $1 AND (id = $3 OR email = $4) AND role_in($1, $2) < 'owner' AND role_in($1, $2) <= role`
 	userByEmailSQL  = `SELECT id FROM users WHERE email = $1 AND is_active`
 	insertMemberSQL = `
 	WITH m AS (
@@ -173,6 +177,7 @@ func (s *server) handleAddMember(w http.ResponseWriter, r *http.Request) error {
 func (s *server) invite(w http.ResponseWriter, r *http.Request, b *pgx.Batch, project uuid, in newMember) error {
 	me := callerOf(r.Context()).ID
 	id, token, email := newUUID(), randomToken(), canonicalEmail(in.Email)
+	b.Queue(keepInvitationSQL, project, me, nil, email)
 	b.Queue(insertInvitationSQL, id, project, email, in.Role, tokenHash(token), me, invitationLife)
 	b.Queue(logInvitedSQL, project, me, id, email, in.Role)
 	b.Queue(invitationSQL, id)
@@ -345,6 +350,7 @@ func (s *server) handleDeleteInvitation(w http.ResponseWriter, r *http.Request) 
 	me := callerOf(r.Context()).ID
 	b := &pgx.Batch{}
 	b.Queue(enterProjectSQL, id, me, roleAdmin, nil)
+	b.Queue(keepInvitationSQL, id, me, invited, nil)
 	b.Queue(deleteInvitationSQL, id, me, invited)
 	if err := s.db.send(r.Context(), b); err != nil {
 		return err

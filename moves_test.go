@@ -134,7 +134,7 @@ func TestPositionsLieBetweenTheirNeighbours(t *testing.T) {
 	s := newTestServer(t)
 	alice := s.signUp("Alice")
 	s.run("wherever they are put", func(t *testing.T) {
-		s.exec(`DO $$
+		s.execLong(`DO $$
 		DECLARE
 			keys text[] := ARRAY[position_between(NULL, NULL)];
 			i int;
@@ -176,7 +176,7 @@ func TestPositionsLieBetweenTheirNeighbours(t *testing.T) {
 				COMMIT;
 			END LOOP;
 		END $$`)
-		s.exec(`CALL crowd($1, $2, $3, $4, 7000)`, web, alice.id, cards[1], cards[2:4])
+		s.execLong(`CALL crowd($1, $2, $3, $4, 7000)`, web, alice.id, cards[1], cards[2:4])
 		if got := alice.order(web); got != "abcdefgh" && got != "abdcefgh" {
 			t.Errorf("the order is %s", got)
 		}

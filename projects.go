@@ -139,10 +139,15 @@ func (s *server) handleCreateProject(w http.ResponseWriter, r *http.Request) err
 	return writeCreated(w, r, "/api/v1/projects/"+id.String(), p.Version, p)
 }
 
+// plainCapitals are what European languages put marks on, without them.
+var plainCapitals = strings.NewReplacer("À", "A", "Á", "A", "Â", "A", "Ã", "A", "Ä", "A", "Å", "A", "Æ", "AE", "Ç", "C", "È", "E", "É", "E", "Ê", "E", "Ë", "E",
+	"Ì", "I", "Í", "I", "Î", "I", "Ï", "I", "Ł", "L", "Ñ", "N", "Ò", "O", "Ó", "O", "Ô", "O", "Õ", "O", "Ö", "O", "Ø", "O", "Œ", "OE", "ß", "SS", "Ś", "S", "Š", "S",
+	"Ù", "U", "Ú", "U", "Û", "U", "Ü", "U", "Ý", "Y", "Ž", "Z")
+
 // keyCandidates derives keys from a name, the nicest first: its initials, or the beginning of a
 // single word; then the same with numbers, and last with letters of a random id.
 func keyCandidates(name string) []string {
-	words := strings.FieldsFunc(strings.ToUpper(name), func(r rune) bool {
+	words := strings.FieldsFunc(plainCapitals.Replace(strings.ToUpper(name)), func(r rune) bool {
 		return !unicode.IsLetter(r) && !unicode.IsDigit(r)
 	})
 	base := ""

@@ -120,8 +120,16 @@ func newBoard(t *testing.T) board {
 	return b
 }
 
-// exec changes the database behind the service's back, without its time limit.
+// exec changes the database behind the service's back.
 func (ts *testServer) exec(sql string, args ...any) {
+	ts.t.Helper()
+	if _, err := execute(ts.t.Context(), ts.db, sql, args...); err != nil {
+		ts.t.Fatal(err)
+	}
+}
+
+// execLong is exec without the service's time limit.
+func (ts *testServer) execLong(sql string, args ...any) {
 	ts.t.Helper()
 	conn, err := pgx.Connect(ts.t.Context(), string(ts.config.databaseURL))
 	if err != nil {
@@ -489,20 +497,20 @@ func (ts *testServer) fill(project, by string, n int) {
 		ts.t.Fatal(err)
 	}
 	for _, index := range indexes {
-		ts.exec(`DROP INDEX ` + index.Name)
+		ts.execLong(`DROP INDEX ` + index.Name)
 	}
-	ts.exec(`INSERT INTO tasks (id, project_id, number, title, priority, position, due_date, created_by, created_at, updated_at)
+	ts.execLong(`INSERT INTO tasks (id, project_id, number, title, priority, position, due_date, created_by, created_at, updated_at)
 		SELECT (lpad(to_hex(1700000000000 + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || 'a' || substr(md5(n::text), 4, 15))::uuid, $1, n,
 			'Task ' || n % 5000, (enum_range(NULL::task_priority))[1 + n % 4], (5000000000 + n)::text,
 			CASE WHEN n % 400 > 0 THEN date '2026-01-01' + n % 399 END, $2, to_timestamp(1700000000 + n / 1000.0), to_timestamp(1700000000 + n % 7000)
 		FROM generate_series(1, $3) n`, project, by, n)
-	ts.exec(`UPDATE projects SET last_number = $2 WHERE id = $1`, project, n)
+	ts.execLong(`UPDATE projects SET last_number = $2 WHERE id = $1`, project, n)
 	for _, index := range indexes {
 		if !strings.Contains(index.Def, "USING gin") {
-			ts.exec(index.Def)
+			ts.execLong(index.Def)
 		}
 	}
-	ts.exec(`VACUUM ANALYZE`)
+	ts.execLong(`VACUUM ANALYZE`)
 }
 
 // pageOf is the statement of a page of a project's tasks, or of all, as GET /tasks sends it.
