@@ -248,7 +248,9 @@ func TestInvitations(t *testing.T) {
 	invite := func(c *client, email string, role memberRole) *answer {
 		return c.post(x.path, `{"email":"`+email+`","role":"`+string(role)+`"}`)
 	}
-	accept := func(c *client, token string) *answer { return c.post("/api/v1/invitations/accept", `{"token":"`+token+`"}`) }
+	accept := func(c *client, token string) *answer {
+		return c.post("/api/v1/invitations/accept", `{"token":"`+token+`"}`)
+	}
 	count := func() int { return owner.get(project + "/invitations?total=true").want(200).num("total") }
 
 	x.run("make a member of whoever registers with the address", func(t *testing.T) {
@@ -257,7 +259,7 @@ func TestInvitations(t *testing.T) {
 		if a.header.Get("Location") != project+"/invitations/"+a.str("id") {
 			t.Errorf("Location is %s", a.header.Get("Location"))
 		}
-		listed := owner.get(project + "/invitations").want(200).is("items.0.id", a.str("id"))
+		listed := owner.get(project+"/invitations").want(200).is("items.0.id", a.str("id"))
 		if listed.at("items.0.token") != nil {
 			t.Error("the list shows tokens")
 		}
