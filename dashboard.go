@@ -44,6 +44,7 @@ type adminJob struct {
 	Tries     []tryLine       `json:"tries,omitempty" db:"-"` // failed attempts, the newest last; only for one job
 }
 
+// adminJobColumns are those of lists, which go without payloads.
 const adminJobColumns = `id, queue, kind, priority, trace, attempts, error, run_at, created_at, dead_at`
 
 var jobStates = []string{"ready", "running", "scheduled", "dead"}
@@ -67,11 +68,11 @@ func (in jobFilter) conditions(queue string, running map[string]string) filter {
 	case "dead":
 		f.where("dead_at IS NOT NULL")
 	case "running":
-		f.where("dead_at IS NULL AND id = ANY (?::text[]::uuid[])", heldIDs(running))
+		f.where("dead_at IS NULL AND id = ANY (?::uuid[])", heldIDs(running))
 	case "scheduled":
-		f.where("dead_at IS NULL AND run_at > clock_timestamp() AND id <> ALL (?::text[]::uuid[])", heldIDs(running))
+		f.where("dead_at IS NULL AND run_at > clock_timestamp() AND id <> ALL (?::uuid[])", heldIDs(running))
 	case "ready":
-		f.where("dead_at IS NULL AND run_at <= clock_timestamp() AND id <> ALL (?::text[]::uuid[])", heldIDs(running))
+		f.where("dead_at IS NULL AND run_at <= clock_timestamp() AND id <> ALL (?::uuid[])", heldIDs(running))
 	}
 	if in.kind != "" {
 		f.where("kind = ?", in.kind)

@@ -387,8 +387,6 @@ func (ts *testServer) exchange(request string) string {
 func TestRequestsThatAreBarelyHTTP(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
-	ts.http.Config.MaxHeaderBytes = 16 << 10
-	ts.http.Config.DisableGeneralOptionsHandler = true
 	c := ts.signUp("Ada")
 	before := ts.state()
 	const end = " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"

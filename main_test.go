@@ -136,7 +136,10 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts.http = httptest.NewServer(ts.handler())
+	ts.http = httptest.NewUnstartedServer(ts.handler())
+	ts.http.Config.MaxHeaderBytes = 16 << 10 // as serve has it
+	ts.http.Config.DisableGeneralOptionsHandler = true
+	ts.http.Start()
 	t.Cleanup(func() {
 		ts.http.Close()
 		ts.server.close()

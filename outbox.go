@@ -33,6 +33,7 @@ const (
 	unknownGiveUp  = 24 * time.Hour         // a kind that no process knows is dead after
 	maxCompletions = 64                     // jobs ended in one transaction
 	snapshotLife   = time.Second            // one look at the queue serves all viewers for so long
+	maxCounted     = 1_000_000              // rows that a look at the queue counts
 	maxPushing     = 4096                   // pushes waiting in this process; more are left to the relay
 )
 
@@ -491,7 +492,7 @@ type queueView struct {
 	queueState
 	Reachable   bool     `json:"reachable"`   // Redis answers; if not, its side is empty
 	Kinds       []string `json:"kinds"`       // that this process knows
-	OutboxRows  int64    `json:"outboxRows"`  // living jobs in the database
+	OutboxRows  int64    `json:"outboxRows"`  // living jobs in the database; counted up to maxCounted, like the next three
 	OutboxReady int64    `json:"outboxReady"` // those of them that are due and that no worker holds
 	OutboxLagMs int64    `json:"outboxLagMs"` // for how long the oldest of those has been due
 	OutboxLater int64    `json:"outboxLater"` // those that are not due
@@ -519,12 +520,15 @@ type outboxState struct {
 	Paused                        bool
 }
 
+// outboxStateSQL reads living rows up to a number. The held ids are joined, since a list that is
+// searched for each row would take seconds where there are many of both.
 const outboxStateSQL = `
-	SELECT count(*) FILTER (WHERE alive) AS living, count(*) FILTER (WHERE alive AND waits AND run_at <= now) AS due,
-		count(*) FILTER (WHERE alive AND waits AND run_at > now) AS later, count(*) FILTER (WHERE NOT alive) AS dead,
-		coalesce(extract(epoch FROM max(now - run_at) FILTER (WHERE alive AND waits AND run_at <= now)) * 1000, 0)::bigint AS lag,
+	SELECT count(*) AS living, count(*) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp()) AS due,
+		count(*) FILTER (WHERE held IS NULL AND run_at > statement_timestamp()) AS later,
+		(SELECT count(*) FROM jobs WHERE queue = $1 AND dead_at IS NOT NULL) AS dead,
+		coalesce(extract(epoch FROM statement_timestamp() - min(run_at) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp())) * 1000, 0)::bigint AS lag,
 		coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused
-	FROM (SELECT dead_at IS NULL AS alive, id <> ALL ($2::text[]::uuid[]) AS waits, run_at, statement_timestamp() AS now FROM jobs WHERE queue = $1) j`
+	FROM (SELECT id, run_at FROM jobs WHERE queue = $1 AND dead_at IS NULL LIMIT $3) j LEFT JOIN unnest($2::uuid[]) AS held ON held = id`
 
 // look is the queue as it was at most snapshotLife ago. Where looking takes long it is done less
 // often, so that watching a troubled queue does not add to its troubles.
@@ -541,10 +545,10 @@ func (o *outbox) look(ctx context.Context) (queueView, error) {
 }
 
 // heldIDs are the ids of rows among those that workers hold.
-func heldIDs(running map[string]string) []string {
-	held := []string{}
-	for id := range running {
-		if _, err := parseUUID(id); err == nil {
+func heldIDs(running map[string]string) []uuid {
+	held := []uuid{}
+	for text := range running {
+		if id, err := parseUUID(text); err == nil {
 			held = append(held, id)
 		}
 	}
@@ -561,7 +565,7 @@ func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	}
 	ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rows, err := queryOne[outboxState](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs))
+	rows, err := queryOne[outboxState](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs), maxCounted)
 	view.OutboxRows, view.OutboxReady, view.OutboxLater, view.OutboxDead = rows.Living, rows.Due, rows.Later, rows.Dead
 	view.OutboxLagMs, view.Paused = rows.Lag, rows.Paused
 	return view, err

@@ -81,15 +81,15 @@ func contestQueue(space string) (*queue, error) {
 	return newQueue(redis.NewClient(options), space, "default"), nil
 }
 
-// contestDatabase has a connection open for each caller: a busy machine must not make the service's
-// short patience the result.
+// contestDatabase has all connections open: a busy machine must not make the service's short patience
+// the result. How many they are stands in the address.
 func contestDatabase(ctx context.Context) (*database, error) {
-	db, err := openDatabase(ctx, os.Getenv("CONTEST_DATABASE"), 40)
+	db, err := openDatabase(ctx, os.Getenv("CONTEST_DATABASE"), 0)
 	if err != nil {
 		return nil, err
 	}
 	var open []*pgxpool.Conn
-	for deadline := time.Now().Add(time.Minute); len(open) < contestCallers; {
+	for deadline := time.Now().Add(time.Minute); len(open) < int(db.pool.Config().MaxConns); {
 		c, err := db.pool.Acquire(ctx)
 		if err == nil {
 			open = append(open, c)

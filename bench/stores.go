@@ -29,13 +29,20 @@ type stores struct {
 	postmast  int // process id
 }
 
+// poolSize is the number of connections to PostgreSQL that each contestant may use.
+const poolSize = 40
+
+func databaseEnv(dsn string) string {
+	return fmt.Sprintf("CONTEST_DATABASE=%s pool_max_conns=%d", dsn, poolSize)
+}
+
 func (s *stores) redisEnv() []string { return []string{"CONTEST_REDIS=" + s.redisURL} }
 
 func (s *stores) taskflowEnv() []string {
-	return []string{"CONTEST_REDIS=" + s.redisURL, "CONTEST_DATABASE=" + s.databases.taskflow}
+	return []string{"CONTEST_REDIS=" + s.redisURL, databaseEnv(s.databases.taskflow)}
 }
 
-func (s *stores) riverEnv() []string { return []string{"CONTEST_DATABASE=" + s.databases.river} }
+func (s *stores) riverEnv() []string { return []string{databaseEnv(s.databases.river)} }
 
 // openStores starts both servers. PostgreSQL is durable, with its default settings. Redis keeps
 // nothing on disk: --save "" --appendonly no.

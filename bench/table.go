@@ -190,7 +190,7 @@ func (f figures) page(head string, failures []error) string {
 		}
 		out.WriteString("\n")
 	}
-	out.WriteString("## Queues on Redis\n\n")
+	out.WriteString("## On Redis alone\n\n")
 	f.rateTable(engine, engineContestants, engineSlots).write(out)
 	f.costTable(engine, engineContestants, engineSlots, []figure{ownMicros, redisMicros, commands, reads, waitingBytes}).write(out)
 	f.latencyTable(engine, slices.Concat(engineContestants, []contestant{asynqPolling})).write(out)

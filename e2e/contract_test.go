@@ -52,7 +52,7 @@ func TestEveryRecordedAnswerIsAsDescribed(t *testing.T) {
 	}
 	file, err := os.Open(name)
 	if err != nil {
-		t.Fatalf("%v; record the exchanges first: TASKFLOW_EXCHANGES=$PWD/.exchanges.jsonl go test . at the root", err)
+		t.Fatalf("%v; make test at the root records the exchanges", err)
 	}
 	defer file.Close()
 
@@ -106,6 +106,7 @@ type violation struct {
 type contract struct {
 	model      *v3.Document
 	validator  validator.Validator
+	problems   schema_validation.SchemaValidator // for answers of no operation
 	options    []config.Option
 	mux        *http.ServeMux // finds an operation as the service finds its route
 	operations []*operation
@@ -133,6 +134,7 @@ func newContract(t *testing.T) *contract {
 		model: &model.Model, mux: http.NewServeMux(), byPattern: map[string]*operation{}, found: map[string]*violation{},
 		options: []config.Option{config.WithFormatAssertions()},
 	}
+	c.problems = schema_validation.NewSchemaValidator(c.options...)
 	var errs []error
 	if c.validator, errs = validator.NewValidator(document, c.options...); len(errs) > 0 {
 		t.Fatal(errors.Join(errs...))
@@ -224,7 +226,7 @@ func (c *contract) checkUnrouted(x exchange) {
 		c.add(x, where, "has no Allow")
 	}
 	if x.Method != http.MethodHead {
-		_, errs := schema_validation.NewSchemaValidator(c.options...).ValidateSchemaString(c.schema("Problem"), x.ResponseBody)
+		_, errs := c.problems.ValidateSchemaString(c.schema("Problem"), x.ResponseBody)
 		c.report(x, where, errs)
 	}
 }
@@ -278,9 +280,11 @@ func (c *contract) report(x exchange, where string, errs []*violations.Validatio
 		}
 		for _, s := range e.SchemaValidationErrors {
 			at := strings.TrimSpace(e.ParameterName + " " + s.FieldPath)
-			cause := s.Reason
-			if !namesFields.MatchString(s.KeywordLocation) { // the reason quotes the value
-				cause = s.KeywordLocation
+			cause := s.KeywordLocation // the reason quotes the value
+			if namesFields.MatchString(s.KeywordLocation) {
+				names := strings.Fields(strings.ReplaceAll(s.Reason, ",", " ")) // in any order
+				slices.Sort(names)
+				cause = strings.Join(names, " ")
 			}
 			c.addAs(x, where, at+" "+s.Reason, where+at+cause)
 		}

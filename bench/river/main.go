@@ -17,9 +17,6 @@ import (
 	"taskflow/bench/contest"
 )
 
-// poolSize is the same for TaskFlow: a connection for each caller and some for the rest.
-const poolSize = 40
-
 // noop is a job whose arguments stay as they are, so that no time is spent on decoding them.
 type noop struct{ payload []byte }
 
@@ -50,12 +47,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	config, err := pgxpool.ParseConfig(os.Getenv("CONTEST_DATABASE"))
-	if err != nil {
-		return err
-	}
-	config.MaxConns = poolSize
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := pgxpool.New(ctx, os.Getenv("CONTEST_DATABASE"))
 	if err != nil {
 		return err
 	}

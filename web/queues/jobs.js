@@ -5,7 +5,7 @@ import { attempt } from "./dialog.js";
 import { arrange, element, icon, write } from "./element.js";
 import { showGroups } from "./groups.js";
 import { poll } from "./poll.js";
-import { queuePath } from "./queue.js";
+import { counted, queuePath } from "./queue.js";
 import { call } from "./session.js";
 import { moment } from "./time.js";
 
@@ -143,7 +143,7 @@ export function showJobs(main, queue, state, filter, changed) {
   return {
     update(figures) {
       const numbers = { ready: figures.outboxReady, running: figures.running, scheduled: figures.outboxLater, dead: figures.outboxDead };
-      for (const [name, tab] of tabs) write(tab.number, numbers[name].toLocaleString("en"));
+      for (const [name, tab] of tabs) write(tab.number, counted(numbers[name]));
       tabs.get("dead").link.classList.toggle("alarming", figures.outboxDead > 0);
     },
     stop() {

@@ -14,6 +14,11 @@ export function queuePath(name) {
   return `/api/v1/admin/queues/${encodeURIComponent(name)}`;
 }
 
+// counted is a number of rows. The server counts no further than a million.
+export function counted(n) {
+  return n < 1_000_000 ? count.format(n) : `${count.format(n)}+`;
+}
+
 const cards = new Map(); // name → what fills the card in
 
 // showQueues shows all queues in a section. changed is called after the user changed one.
@@ -65,15 +70,15 @@ function makeCard(name, changed) {
     label(toggle, queue.paused ? "resume" : "pause", queue.paused ? "Resume" : "Pause");
     // What waits is the database's to know, also while Redis is away; what happens is Redis's.
     const none = !queue.reachable && "–";
-    tiles.waiting.fill(count.format(waiting), `${count.format(queue.running)} running, ${count.format(queue.outboxLater)} scheduled`);
+    tiles.waiting.fill(counted(waiting), `${count.format(queue.running)} running, ${counted(queue.outboxLater)} scheduled`);
     tiles.oldest.fill(waiting ? duration(queue.outboxLagMs) : "–", waiting ? "since it was due" : "nothing waits", queue.outboxLagMs > longWait && !queue.paused);
     tiles.flow.fill(none || rate(queue.pushedPerSecond), none ? "not known" : `${rate(queue.donePerSecond)} completed`);
-    tiles.drain.fill(none || drain(queue, waiting), waiting ? "as things go now" : "nothing waits");
+    tiles.drain.fill(none || drain(queue, waiting), none ? "not known" : !waiting ? "nothing waits" : queue.paused ? "until you resume" : "as things go now");
     tiles.errors.fill(none || (ended ? `${figures.format(100 * queue.failedPerSecond / ended)} %` : "–"),
       none ? "not known" : ended ? `${rate(queue.failedPerSecond)} failed` : "nothing ended lately", queue.failedPerSecond > 0.05 * ended);
-    tiles.outbox.fill(count.format(queue.outboxRows), none ? "rows, waiting for Redis" : missing > 0 ? `rows, ${count.format(missing)} not yet in Redis` : "rows, all in Redis");
+    tiles.outbox.fill(counted(queue.outboxRows), none ? "rows, waiting for Redis" : missing > 0 ? `rows, ${count.format(missing)} not yet in Redis` : "rows, all in Redis");
     const beats = queue.workers.map((worker) => worker.beatAgeMs);
-    tiles.workers.fill(none || count.format(beats.length), beats.length ? `last beat ${duration(Math.max(...beats))} ago` : "nobody takes jobs",
+    tiles.workers.fill(none || count.format(beats.length), none ? "not known" : beats.length ? beat(Math.max(...beats), beats.length) : "nobody takes jobs",
       queue.reachable && (!beats.length || Math.max(...beats) > lateBeat));
     chart.add(waiting);
     arrange(workers, queue.workers.toSorted((a, b) => (a.id < b.id ? -1 : 1)), (worker) => element("tr", {},
@@ -102,6 +107,10 @@ function tile(name, chart) {
       node.classList.toggle("alarming", alarming);
     },
   };
+}
+
+function beat(oldest, workers) {
+  return workers === 1 ? `last beat ${duration(oldest)} ago` : `beats within ${duration(oldest)}`;
 }
 
 // rate is so many a second, or a minute where that reads better.
