@@ -51,7 +51,7 @@ check: go
 
 e2e: go $(RECORD)
 	@$(call need,$(BROWSER))
-	cd e2e && npm ci --no-audit --no-fund && TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD)' go test -count=1 $(ARGS) ./...
+	cd e2e && npm ci --no-audit --no-fund && TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD)' go test -count=1 -timeout 20m $(ARGS) ./...
 
 tools:
 	@$(call need,$(SERVERS) $(COMPILER) $(BROWSER))

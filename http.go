@@ -161,7 +161,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p = newProblem(code, "")
 	}
 	answer := *p
-	answer.Instance, answer.RequestID = r.URL.Path, requestOf(r.Context())
+	answer.Instance, answer.RequestID = r.URL.EscapedPath(), requestOf(r.Context())
 	if p.Code == "unavailable" {
 		answer.with("Retry-After", "1")
 	}
