@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // atOnce calls fn n times at the same time and returns the answers.
@@ -261,20 +264,20 @@ func TestSignIn(t *testing.T) {
 	}
 }
 
-// waitForLock returns when a statement of this server waits for a lock.
+// waitForLock returns when a statement on this server's database waits for a lock. It asks on a
+// connection of its own, as those that wait may have taken all of the server's.
 func (ts *testServer) waitForLock() {
 	ts.t.Helper()
-	for range 500 {
-		waiting, err := queryValue[int](ts.t.Context(), ts.db, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`)
-		if err != nil {
-			ts.t.Fatal(err)
-		}
-		if waiting > 0 {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
+	conn, err := pgx.Connect(ts.t.Context(), string(ts.config.databaseURL))
+	if err != nil {
+		ts.t.Fatal(err)
 	}
-	ts.t.Fatal("nothing waits for a lock")
+	defer conn.Close(context.Background())
+	soon(ts.t, "a statement that waits for a lock", func() bool {
+		var waiting bool
+		err := conn.QueryRow(ts.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waiting)
+		return err == nil && waiting
+	})
 }
 
 func (c *client) refreshWith(token string) *answer {

@@ -57,6 +57,9 @@ type config struct {
 	usedDefaultURL bool // publicURL was made from listenAddr
 }
 
+// Format hides all settings: printing a struct goes past its fields' own String.
+func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
+
 // settingNames is every variable loadConfig reads, in the order the README lists them; each also
 // works as NAME_FILE, the path of a file that holds the value (a mounted secret).
 var settingNames = []string{

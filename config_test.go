@@ -1,0 +1,173 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// production is a whole configuration of a production server.
+func production() map[string]string {
+	return map[string]string{"DATABASE_URL": "postgres://u:p@db/taskflow", "REDIS_URL": "redis://r:6379/0", "JWT_SECRET": strings.Repeat("s", 32)}
+}
+
+func load(command string, env map[string]string, args ...string) (config, error) {
+	return loadConfig(command, args, func(name string) string { return env[name] }, io.Discard)
+}
+
+func TestSettingsThatAreWrong(t *testing.T) {
+	t.Parallel()
+	const value = "hunter2" // whatever is wrong with a value, it may be a secret in the wrong place
+
+	t.Run("are all reported at once, by name and rule, without a value", func(t *testing.T) {
+		env := map[string]string{}
+		for _, name := range settingNames {
+			env[name] = value
+		}
+		delete(env, "DATA_DIR") // any text is a folder
+		_, err := load("serve", env)
+		if err == nil {
+			t.Fatal("got no error")
+		}
+		lines := strings.Split(err.Error(), "\n")
+		for name := range env {
+			if n := len(slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return !strings.HasPrefix(line, name+" must be") })); n != 1 {
+				t.Errorf("%s is reported %d times in\n%v", name, n, err)
+			}
+		}
+		if strings.Contains(err.Error(), value) || len(lines) != len(env) {
+			t.Errorf("got %d lines, want %d without %q:\n%v", len(lines), len(env), value, err)
+		}
+	})
+	t.Run("are each refused", func(t *testing.T) {
+		for name, values := range map[string][]string{
+			"DATABASE_URL":        {"hunter2", "postgres://u:hunter2@[bad/taskflow", "postgres://u:hunter2@h:port/x", "mysql://u:hunter2@h/x", "postgres://u@h/x?sslmode=hunter2"},
+			"DATABASE_MAX_CONNS":  {"0", "2", "1001", "-1", "ten", "1.5", "1e2", " 8"},
+			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379"},
+			"JWT_SECRET":          {strings.Repeat("s", 31)},
+			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
+			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
+			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
+			"ROLE":                {"both", "API", "api,worker"},
+			"WORKERS":             {"0", "1001", "many"},
+			"MIGRATE":             {"true", "1", "ON"},
+			"REGISTRATION":        {"closed", "Open"},
+			"BCRYPT_COST":         {"3", "9", "17", "low"},
+			"ACCESS_TOKEN_TTL":    {"15", "59s", "25h", "-15m", "forever"},
+			"REFRESH_TOKEN_TTL":   {"30d", "59m", "8761h"},
+			"TRASH_DAYS":          {"0", "3651", "30d"},
+			"LOG_LEVEL":           {"trace", "INFO", "7"},
+			"LOG_FORMAT":          {"yaml", "JSON"},
+		} {
+			if !slices.Contains(settingNames, name) {
+				t.Errorf("%s is no setting", name)
+			}
+			for _, value := range values {
+				env := production()
+				env[name] = value
+				if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), name+" must be") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
+					t.Errorf("%s=%s: got %v, want only what it must be", name, value, err)
+				}
+			}
+		}
+	})
+	t.Run("are missing", func(t *testing.T) {
+		_, err := load("serve", nil)
+		wantWords(t, err, "DATABASE_URL must be set", "REDIS_URL must be set", "JWT_SECRET must be set", "openssl rand -hex 32")
+		_, err = load("migrate", nil)
+		if wantWords(t, err, "DATABASE_URL must be set"); strings.Contains(err.Error(), "JWT") || strings.Contains(err.Error(), "REDIS") {
+			t.Errorf("migrate needs only the database, got %v", err)
+		}
+		if _, err := load("dev", nil); err != nil {
+			t.Errorf("dev mode needs nothing, got %v", err)
+		}
+	})
+	t.Run("are in files that cannot be read, or are there twice", func(t *testing.T) {
+		env := production()
+		env["REDIS_URL_FILE"] = filepath.Join(t.TempDir(), value)
+		env["JWT_SECRET_FILE"] = t.TempDir()
+		_, err := load("serve", env)
+		wantWords(t, err, "REDIS_URL_FILE must name a file that can be read", "JWT_SECRET_FILE must name a file that can be read", "REDIS_URL is given twice", "JWT_SECRET is given twice")
+		if strings.Contains(err.Error(), value) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("are arguments", func(t *testing.T) {
+		for _, args := range [][]string{{"postgres://u:hunter2@h/x"}, {"-role", "api", value}, {"-password", value}, {"-role=" + value}, {"-listen"}} {
+			var said strings.Builder
+			if _, err := loadConfig("serve", args, func(name string) string { return production()[name] }, &said); err == nil || strings.Contains(err.Error()+said.String(), value) {
+				t.Errorf("%v: got %v and %s", args, err, said.String())
+			}
+		}
+	})
+}
+
+func TestSettingsComeFromFlagsThenEnvironmentThenFiles(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "setting")
+	if err := os.WriteFile(file, []byte("redis://from-file:6379/0\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := production()
+	delete(env, "REDIS_URL")
+	env["REDIS_URL_FILE"], env["ROLE"], env["WORKERS"], env["LISTEN_ADDR"], env["MIGRATE"] = file, "worker", "3", ":1", "on"
+	c, err := load("serve", env, "-role=api", "-listen", "[::1]:9", "-migrate=off")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.redisURL != "redis://from-file:6379/0" || c.role != "api" || c.workers != 3 || c.listenAddr != "[::1]:9" || c.migrate || c.publicURL != "http://[::1]:9" {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestDefaultSettings(t *testing.T) {
+	t.Parallel()
+	c, err := load("serve", production())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.listenAddr != ":8080" || c.publicURL != "http://localhost:8080" || c.role != "all" || c.workers != 8 || !c.migrate || c.registration != "open" || c.bcryptCost != 12 ||
+		c.accessTTL != 15*time.Minute || c.refreshTTL != 720*time.Hour || c.trashAge != 720*time.Hour || c.logFormat != "json" || c.logLevel != slog.LevelInfo || c.databaseConns < 8 {
+		t.Errorf("serve: got %+v", c)
+	}
+	if c, err = load("dev", nil); err != nil || c.listenAddr != "127.0.0.1:8080" || c.logFormat != "text" || c.dataDir != ".taskflow" {
+		t.Errorf("dev: got %+v, %v", c, err)
+	}
+	if c, err = load("dev", map[string]string{"LISTEN_ADDR": ":8080", "PUBLIC_URL": "https://tasks.example.org/sub//", "BCRYPT_COST": "4"}); err != nil || c.listenAddr != ":8080" || c.publicURL != "https://tasks.example.org/sub" || c.bcryptCost != 4 {
+		t.Errorf("dev with settings: got %+v, %v", c, err)
+	}
+}
+
+func TestSecretsDoNotShowThemselves(t *testing.T) {
+	t.Parallel()
+	c, err := load("serve", map[string]string{"DATABASE_URL": "postgres://u:hunter2@db/taskflow", "REDIS_URL": "redis://:hunter2@r:6379/0", "JWT_SECRET": strings.Repeat("hunter2", 5), "JWT_SECRET_PREVIOUS": strings.Repeat("hunter2", 6)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	for _, format := range []string{"json", "text"} {
+		c.logFormat = format
+		newLogger(c, &log).Info("config", "config", c, "url", c.databaseURL, "secret", &c.jwtSecret, "group", slog.GroupValue(slog.Any("previous", c.jwtPrevious)))
+	}
+	said := log.String() + fmt.Sprintf("%v %+v %#v %s %q %x", c, c, c, c.databaseURL, c.redisURL, c.jwtSecret)
+	if strings.Contains(said, "hunter2") || strings.Contains(said, fmt.Sprintf("%x", "hunter2")) {
+		t.Errorf("a secret shows itself: %s", said)
+	}
+}
+
+func TestLogsAreOneLineForEachRecord(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"json", "text"} {
+		var log strings.Builder
+		newLogger(config{logFormat: format}, &log).Info("a\nb", "key", "c\r\nlevel=ERROR msg=forged\u2028\x00\x1b[31m", "bytes", []byte("d\ne"), "broken", "\xff")
+		if strings.Count(log.String(), "\n") != 1 || strings.ContainsAny(strings.TrimSuffix(log.String(), "\n"), "\r\n\x00\x1b") {
+			t.Errorf("%s: got %q", format, log.String())
+		}
+	}
+}
