@@ -43,11 +43,11 @@ export function showJobs(main, queue, state, filter, changed) {
   const empty = element("p", { class: "empty", hidden: true });
   const moreButton = element("button", { type: "button", hidden: true, "data-name": "more", click: () => attempt(loadMore) }, "Show more");
   const refresh = element("button", { type: "button", class: "plain", hidden: true, click: () => { more = false; polling.now(); heading.focus(); } }, icon("retry"), "Back to the newest");
-  const counted = element("span", { class: "quiet" }); // how many there are, or how many are chosen
+  const summary = element("span", { class: "quiet" }); // how many there are, or how many are chosen
   const chosenButtons = view.verbs.map((verb) => actionButton(verb, `${verb}-chosen`, `${title(verb)} chosen`, () => changeMany(verb, [...chosen], state)));
   const allButtons = state === "dead" ? view.verbs.map((verb) => actionButton(verb, `${verb}-all`, "", () => changeAll(verb, queue.name, filter, describe(filter)))) : [];
   const bar = element("div", { class: "bar", role: "group", "aria-label": "Actions on many jobs" },
-    element("span", { class: "cluster" }, counted, chosenButtons), element("span", { class: "cluster" }, allButtons));
+    element("span", { class: "cluster" }, summary, chosenButtons), element("span", { class: "cluster" }, allButtons));
 
   main.replaceChildren(element("section", { class: "card" },
     element("nav", { class: "tabs", "aria-label": "Jobs by state" }, [...tabs.values()].map((tab) => tab.link)),
@@ -135,7 +135,7 @@ export function showJobs(main, queue, state, filter, changed) {
   function showChosen() {
     all.checked = chosen.size > 0 && chosen.size === list.length;
     all.indeterminate = chosen.size > 0 && chosen.size < list.length;
-    write(counted, chosen.size ? `${chosen.size} chosen` : matching);
+    write(summary, chosen.size ? `${chosen.size} chosen` : matching);
     for (const button of chosenButtons) button.hidden = !chosen.size;
   }
 
