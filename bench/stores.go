@@ -30,7 +30,7 @@ type stores struct {
 }
 
 // poolSize is the number of connections to PostgreSQL that each contestant may use.
-const poolSize = 40
+const poolSize = 16
 
 func databaseEnv(dsn string) string {
 	return fmt.Sprintf("CONTEST_DATABASE=%s pool_max_conns=%d", dsn, poolSize)
