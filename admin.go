@@ -181,7 +181,7 @@ func (s *server) accountID(ctx context.Context, email string) (uuid, error) {
 
 // runHealthcheck asks a running service on this machine whether it lives, for container runtimes.
 func runHealthcheck(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
-	cfg, err := loadConfig("dev", args, func(name string) string { // the address is all that matters here
+	cfg, err := loadConfig("healthcheck", args, func(name string) string { // the address is all that matters here
 		if strings.HasPrefix(name, "LISTEN_ADDR") {
 			return getenv(name)
 		}
