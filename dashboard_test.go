@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -109,18 +112,18 @@ func TestDashboardListsJobsByStateAndFilter(t *testing.T) {
 	}
 
 	var paged []string
-	path := adminQueue + "/jobs?state=ready&limit=2"
-	for next := path; next != ""; {
+	first := adminQueue + "/jobs?state=ready&limit=2"
+	for next := first; next != ""; {
 		a := admin.get(next).want(200)
 		paged = append(paged, a.strs("id")...)
 		if next = a.str("next"); next != "" {
-			next = path + "&cursor=" + url.QueryEscape(next)
+			next = first + "&cursor=" + url.QueryEscape(next)
 		}
 	}
 	if !slices.Equal(paged, ready) {
 		t.Errorf("in pages: got %v, want %v", paged, ready)
 	}
-	cursor := url.QueryEscape(admin.get(path).str("next"))
+	cursor := url.QueryEscape(admin.get(first).str("next"))
 	admin.get(adminQueue+"/jobs?state=scheduled&cursor="+cursor).problem(400, "bad_parameter").field("cursor", "invalid_cursor")
 	admin.get(adminQueue+"/jobs?state=lost").problem(400, "bad_parameter").field("state", "not_allowed")
 	admin.get(adminQueue+"/jobs?search="+strings.Repeat("x", 201)).problem(400, "bad_parameter").field("search", "too_long")
@@ -458,15 +461,51 @@ func TestAdminAuditListIsPaged(t *testing.T) {
 		admin.post(adminQueue+[]string{"/pause", "/resume"}[i%2], "").want(204)
 	}
 	var got []string
-	path := "/api/v1/admin/audit?limit=2"
-	for next := path; next != ""; {
+	first := "/api/v1/admin/audit?limit=2"
+	for next := first; next != ""; {
 		a := admin.get(next).want(200)
 		got = append(got, a.strs("action")...)
 		if next = a.str("next"); next != "" {
-			next = path + "&cursor=" + url.QueryEscape(next)
+			next = first + "&cursor=" + url.QueryEscape(next)
 		}
 	}
 	if want := []string{"queue.paused", "queue.resumed", "queue.paused", "queue.resumed", "queue.paused"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestDashboardPageIsStaticAndLetsNothingElseIn(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	nobody := &client{s: ts}
+	page := nobody.get("/admin/queues").want(200)
+	for _, file := range append(strings.Split(string(page.body), `"/admin/queues/`)[1:], `api.js"`, `jobs.js"`) {
+		name, _, _ := strings.Cut(file, `"`)
+		a := nobody.get("/admin/queues/" + name).want(200)
+		if media := a.header.Get("Content-Type"); media != pageMedia[path.Ext(name)] || a.header.Get("X-Content-Type-Options") != "nosniff" {
+			t.Errorf("%s is %q", name, media)
+		}
+	}
+	if page.header.Get("Content-Security-Policy") != pagePolicy || page.header.Get("Cache-Control") != "no-cache" {
+		t.Errorf("the page's headers are %v", page.header)
+	}
+	if regexp.MustCompile(`<style|style=|\son\w+=|<script(>| [^>]*>[^<])`).Match(page.body) {
+		t.Error("the page has a script or a style inside")
+	}
+	for _, name := range []string{"none.js", "..%2Fdocs%2Findex.html", "%2e%2e", "..%5Cdocs", "style.css%00", "."} {
+		nobody.get("/admin/queues/"+name).problem(404, "not_found")
+	}
+	scripts, err := queuesFiles.ReadDir("web/queues")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range scripts {
+		text, err := queuesFiles.ReadFile("web/queues/" + file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if regexp.MustCompile(`innerHTML|outerHTML|insertAdjacentHTML|document\.write|localStorage|\beval\(|new Function|https?://`).Match(bytes.ReplaceAll(text, []byte("http://www.w3.org/2000/svg"), nil)) {
+			t.Errorf("%s takes markup, keeps tokens or leaves this server", file.Name())
+		}
 	}
 }
