@@ -27,6 +27,7 @@ var world struct {
 	databases   atomic.Int64
 	create      sync.Mutex // PostgreSQL copies one template at a time
 	recording   *recording
+	programs    string // folder of what tests built
 }
 
 func TestMain(m *testing.M) {
@@ -52,6 +53,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer servers.stop()
+		defer func() { os.RemoveAll(world.programs) }()
 		world.redisURL = servers.redisURL
 		world.databaseURL = strings.Replace(servers.databaseURL, "dbname=taskflow", "", 1)
 		if err := migrate(context.Background(), secret(servers.databaseURL), slog.New(slog.DiscardHandler)); err != nil {
