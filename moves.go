@@ -49,15 +49,17 @@ func (in taskMove) place() (place string, anchor *uuid) {
 }
 
 const (
-	makeRoomSQL = `SELECT make_room($1, $2, $3, $4)`
+	makeRoomSQL = `SELECT make_room($1, $2)`
 	// placeTaskSQL is patchTaskSQL for position and status.
 	placeTaskSQL = `
-	WITH t AS (
+	WITH n AS MATERIALIZED (
+		SELECT position_for($1, $3, $4) AS position, coalesce($5::text::task_status, status) AS status FROM tasks WHERE id = $1),
+	t AS (
 		UPDATE tasks t SET position = n.position, status = n.status,
 			started_at = CASE WHEN n.status <> 'todo' THEN coalesce(t.started_at, clock_timestamp()) ELSE t.started_at END,
 			completed_at = CASE WHEN n.status = 'done' THEN coalesce(t.completed_at, clock_timestamp()) END,
 			version = t.version + 1, updated_at = clock_timestamp()
-		FROM tasks o, (SELECT position_for($1, $3, $4) AS position, coalesce($5::text::task_status, status) AS status FROM tasks WHERE id = $1) n
+		FROM tasks o, n
 		WHERE o.id = $1 AND t.id = o.id AND (n.position <> o.position OR n.status <> o.status)
 		RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
 	SELECT log_change(project_id, $2, 'task.moved', id, what) FROM t`
@@ -131,8 +133,8 @@ func (s *server) handleMoveTask(w http.ResponseWriter, r *http.Request) error {
 		b.Queue(transferTaskSQL, id, me, in.ProjectID)
 		b.Queue(untieSQL, id, me)
 	}
-	b.Queue(makeRoomSQL, id, me, place, anchor)
 	b.Queue(placeTaskSQL, id, me, place, anchor, in.Status)
+	b.Queue(makeRoomSQL, id, me)
 	b.Queue(taskByIDSQL, id)
 	var facts []fact
 	if in.Status != nil && *in.Status == "done" {

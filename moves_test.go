@@ -167,21 +167,23 @@ func TestPositionsLieBetweenTheirNeighbours(t *testing.T) {
 		BEGIN
 			FOR n IN 1..times LOOP
 				task := moved[1 + n % cardinality(moved)];
-				PERFORM make_room(task, actor, 'after', anchor);
-				UPDATE tasks SET position = position_for(id, 'after', anchor) WHERE id = task RETURNING position INTO next;
+				UPDATE tasks SET position = position_for(id, 'after', anchor) WHERE id = task;
+				PERFORM make_room(task, actor);
 				SELECT position INTO least FROM tasks WHERE id = anchor;
+				SELECT position INTO next FROM tasks WHERE id = task;
 				IF next <= least COLLATE "C" OR length(next) > 1000 OR (SELECT min(position) FROM tasks WHERE project_id = project AND position > least) <> next THEN
 					RAISE 'move % went to %', n, next;
 				END IF;
 				COMMIT;
 			END LOOP;
 		END $$`)
+		s.exec(`DROP INDEX tasks_search, tasks_title_trgm, tasks_labels`) // for speed
 		s.execLong(`CALL crowd($1, $2, $3, $4, 7000)`, web, alice.id, cards[1], cards[2:4])
 		if got := alice.order(web); got != "abcdefgh" && got != "abdcefgh" {
 			t.Errorf("the order is %s", got)
 		}
 		renewed := alice.get("/api/v1/projects/"+web+"/activity?total=true").num("total") - 1 - len(cards)
-		if renewed < 3 || renewed > 12 { // b, c and d, in the few thousandth move
+		if renewed < 3 || renewed > 6 { // b, c and d, in the few thousandth move
 			t.Errorf("the crowd was renewed by %d changes", renewed)
 		}
 		if got := alice.get("/api/v1/tasks/" + cards[5]).want(200); got.num("version") != 1 {

@@ -177,13 +177,15 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = 'TF000', MESSAGE = code, DETAIL = detail;
 END $$;
 
-CREATE FUNCTION role_in(project uuid, actor uuid) RETURNS member_role LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN u.role = 'admin' THEN 'owner'
-                WHEN u.role = 'manager' THEN coalesce(m.role, 'viewer')
-                ELSE m.role END
-    FROM users u LEFT JOIN members m ON m.project_id = project AND m.user_id = u.id
-    WHERE u.id = actor AND u.is_active
-$$;
+CREATE FUNCTION role_in(project uuid, actor uuid) RETURNS member_role LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (
+        SELECT CASE WHEN u.role = 'admin' THEN 'owner'
+                    WHEN u.role = 'manager' THEN coalesce(m.role, 'viewer')
+                    ELSE m.role END
+        FROM users u LEFT JOIN members m ON m.project_id = project AND m.user_id = u.id
+        WHERE u.id = actor AND u.is_active);
+END $$;
 
 CREATE FUNCTION enter_project(project uuid, actor uuid, need member_role, versions bigint[] DEFAULT NULL, trash boolean DEFAULT false)
 RETURNS member_role LANGUAGE plpgsql AS $$
@@ -235,23 +237,31 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION log_change(project uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE sql AS $$
-    WITH p AS (UPDATE projects SET seq = projects.seq + 1 WHERE id = project RETURNING seq)
-    INSERT INTO events (scope, seq, actor, kind, subject, changes)
-    SELECT project, p.seq, actor, kind, subject, changes FROM p RETURNING seq
-$$;
+CREATE FUNCTION log_change(project uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    UPDATE projects SET seq = seq + 1 WHERE id = project RETURNING seq INTO n;
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (project, n, actor, kind, subject, changes);
+    RETURN n;
+END $$;
 
-CREATE FUNCTION log_account_change(account uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE sql AS $$
-    WITH u AS (UPDATE users SET seq = users.seq + 1 WHERE id = account RETURNING seq)
-    INSERT INTO events (scope, seq, actor, kind, subject, changes)
-    SELECT account, u.seq, actor, kind, subject, changes FROM u RETURNING seq
-$$;
+CREATE FUNCTION log_account_change(account uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    n bigint;
+BEGIN
+    UPDATE users SET seq = seq + 1 WHERE id = account RETURNING seq INTO n;
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (account, n, actor, kind, subject, changes);
+    RETURN n;
+END $$;
 
-CREATE FUNCTION changes(old jsonb, new jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(jsonb_object_agg(key, jsonb_build_array(o.value, n.value)), '{}')
-    FROM jsonb_each(old) o FULL JOIN jsonb_each(new) n USING (key)
-    WHERE coalesce(o.value, 'null') <> coalesce(n.value, 'null')
-$$;
+CREATE FUNCTION changes(old jsonb, new jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(jsonb_object_agg(key, jsonb_build_array(o.value, n.value)), '{}')
+        FROM jsonb_each(old) o FULL JOIN jsonb_each(new) n USING (key)
+        WHERE coalesce(o.value, 'null') <> coalesce(n.value, 'null'));
+END $$;
 
 CREATE FUNCTION task_fields(t tasks) RETURNS jsonb LANGUAGE sql STABLE AS $$
     SELECT jsonb_build_object(
@@ -379,16 +389,22 @@ BEGIN
     RETURN position_between(lo, hi);
 END $$;
 
-CREATE FUNCTION make_room(task uuid, actor uuid, place text, anchor uuid) RETURNS void LANGUAGE sql AS $$
-    WITH k AS (
-        SELECT project_id, left(key, 10) AS number
-        FROM tasks, position_for(task, place, anchor) key WHERE id = task AND length(key) > 1000),
-    n AS (
-        SELECT t.id, k.number || lpad(row_number() OVER (ORDER BY t.position)::text, 9, '0') || 'V' AS position
-        FROM k JOIN tasks t USING (project_id) WHERE t.position >= k.number AND t.position < k.number || '{'), -- { follows z
+CREATE FUNCTION make_room(task uuid, actor uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    home uuid;
+    gap text;
+    last bigint;
+BEGIN
+    SELECT project_id, left(position, 10) INTO home, gap FROM tasks WHERE id = task AND length(position) > 1000;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    WITH n AS (
+        SELECT id, gap || lpad(row_number() OVER (ORDER BY position)::text, 9, '0') || 'V' AS position
+        FROM tasks WHERE project_id = home AND position >= gap AND position < gap || '{'), -- { follows z
     t AS (
         UPDATE tasks t SET position = n.position, version = t.version + 1, updated_at = clock_timestamp()
         FROM n, tasks o WHERE t.id = n.id AND o.id = t.id
-        RETURNING t.id, t.project_id, changes(task_fields(o), task_fields(t)) AS what)
-    SELECT log_change(project_id, actor, 'task.moved', id, what) FROM t
-$$;
+        RETURNING t.id, changes(task_fields(o), task_fields(t)) AS what)
+    SELECT max(log_change(home, actor, 'task.moved', id, what)) INTO last FROM t;
+END $$;
