@@ -254,11 +254,15 @@ func TestSlowIsNotDead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context())
 	if _, err := tx.Exec(t.Context(), `SELECT FROM projects WHERE id = $1::text::uuid FOR UPDATE`, project); err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(2*patience+200*time.Millisecond, func() { tx.Rollback(context.Background()) })
+	released := make(chan struct{})
+	defer func() { <-released }()
+	time.AfterFunc(2*patience+200*time.Millisecond, func() {
+		tx.Rollback(context.Background())
+		close(released)
+	})
 	start := time.Now()
 	ada.patch("/api/v1/projects/"+project, `{"name":"Slowly"}`).want(200)
 	if took := time.Since(start); took < 2*patience {
