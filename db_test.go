@@ -13,11 +13,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // A proxy stands between a server and its database, and can be a bad network.
@@ -365,23 +367,29 @@ func TestTransactionsThatRunAgain(t *testing.T) {
 		})
 	}
 	t.Run("meet a real deadlock", func(t *testing.T) {
-		ts.sql(`CREATE TABLE rows AS SELECT n, 0 AS sum FROM generate_series(1, 2) n`)
+		ts.sql(`CREATE TABLE rows AS SELECT n, 0 AS sum FROM generate_series(1, 8) n`)
 		var all sync.WaitGroup
-		for i := range 8 {
+		var tries atomic.Int32
+		for i := range 8 { // four pairs, each of which locks its two rows in opposite orders
 			all.Go(func() {
+				first, second := i+1, i^1+1
 				b := &pgx.Batch{}
-				for _, n := range []int{1 + i%2, 2 - i%2} {
-					b.Queue(`UPDATE rows SET sum = sum + 1 WHERE n = $1`, n)
-					b.Queue(`SELECT pg_sleep(0.02)`)
-				}
-				if err := ts.db.send(t.Context(), b); err != nil {
+				b.Queue(`UPDATE rows SET sum = sum + 1 WHERE n = $1`, first)
+				b.Queue(`SELECT pg_sleep(0.3)`)
+				b.Queue(`UPDATE rows SET sum = sum + 1 WHERE n = $1`, second)
+				err := ts.db.again(t.Context(), func() error {
+					tries.Add(1)
+					return ts.db.run(t.Context(), func(c *pgxpool.Conn) error { return c.SendBatch(t.Context(), unsent(b)).Close() })
+				})
+				if err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		all.Wait()
-		if sum, err := queryValue[int](t.Context(), ts.db, `SELECT sum(sum) FROM rows`); err != nil || sum != 16 {
-			t.Errorf("got %d, %v, want every change once: 16", sum, err)
+		sum, err := queryValue[int](t.Context(), ts.db, `SELECT sum(sum) FROM rows`)
+		if err != nil || sum != 16 || tries.Load() <= 8 {
+			t.Errorf("got %d, %v after %d tries, want every change once: 16, and some tried again", sum, err, tries.Load())
 		}
 	})
 }
