@@ -324,6 +324,7 @@ func TestSecondSIGTERM(t *testing.T) {
 func TestWorkerProcess(t *testing.T) {
 	t.Parallel()
 	p := launch(t, serverEnv(t), "-role=worker", "-workers=2")
+	p.unrecorded = true // the description is the API's
 	c := p.anonymous()
 	c.get("/health").want(200).is("version", "v0-test")
 	c.get("/ready").want(200)
