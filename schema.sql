@@ -473,7 +473,6 @@ CREATE TABLE jobs (
     dead_at    timestamptz(3),                 -- given up; kept for an operator
     error      text                            -- of the last failed attempt
 );
-CREATE INDEX jobs_created ON jobs (created_at);
 CREATE UNIQUE INDEX jobs_unique ON jobs (unique_key) WHERE dead_at IS NULL AND unique_key IS NOT NULL;
 CREATE INDEX jobs_dead ON jobs (queue, id) WHERE dead_at IS NOT NULL;
 
