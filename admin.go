@@ -29,6 +29,8 @@ DATABASE_URL names the database. While dev mode runs, its own is found by
 DATABASE_URL_FILE=.taskflow/database_url
 `
 
+const tellPatience = 5 * time.Second // for a worker to tell running processes
+
 // runAdmin changes accounts from the command line, for whoever may read the database's password.
 func runAdmin(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if len(args) == 0 || !slices.Contains([]string{"create-user", "set-role", "reset-password"}, args[0]) {
@@ -69,13 +71,38 @@ func runAdmin(ctx context.Context, args []string, getenv func(string) string, st
 		err = s.adminCreateUser(ctx, newAccount{Email: *email, Password: password, FirstName: *first, LastName: *last}, globalRole(*role))
 		return said(stdout, err, "account made: "+*email)
 	case "set-role":
-		return said(stdout, s.adminSetRole(ctx, *email, globalRole(*role)), *email+" is now "+*role)
+		if err := s.adminSetRole(ctx, *email, globalRole(*role)); err != nil {
+			return said(stdout, err, "")
+		}
+		return said(stdout, nil, *email+" is now "+*role+s.tellProcesses(ctx))
 	}
 	password, err := readPassword(stdin, stdout)
 	if err != nil {
 		return err
 	}
-	return said(stdout, s.adminSetPassword(ctx, *email, password), "password set; all sessions of "+*email+" have ended")
+	if err := s.adminSetPassword(ctx, *email, password); err != nil {
+		return said(stdout, err, "")
+	}
+	return said(stdout, nil, "password set; all sessions of "+*email+" have ended"+s.tellProcesses(ctx))
+}
+
+const waitingJobSQL = `SELECT count(*) FROM jobs WHERE id = $1`
+
+// tellProcesses has a worker tell all running processes of what this one has changed, and waits for
+// it. It returns what the operator should know when none does.
+func (s *server) tellProcesses(ctx context.Context) string {
+	const hint = "\nNo worker is running: API processes may take a minute to notice."
+	b := &pgx.Batch{}
+	j, err := queueJob(b, newJob{kind: "cache.raise", payload: s.told})
+	if err == nil {
+		err = s.db.send(ctx, b)
+	}
+	for deadline := time.Now().Add(tellPatience); err == nil && time.Now().Before(deadline); sleep(ctx, 100*time.Millisecond) {
+		if n, err := queryValue[int](ctx, s.db, waitingJobSQL, j.ID); err != nil || n == 0 {
+			return ""
+		}
+	}
+	return hint
 }
 
 // newAdminServer is a server with a database and nothing else.
@@ -84,7 +111,9 @@ func newAdminServer(ctx context.Context, cfg config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &server{config: cfg, db: db, log: slog.New(slog.DiscardHandler), hashing: make(chan struct{}, 1)}, nil
+	s := &server{config: cfg, db: db, log: slog.New(slog.DiscardHandler), hashing: make(chan struct{}, 1)}
+	db.changed = func(scopes []uuid) { s.told = append(s.told, scopes...) }
+	return s, nil
 }
 
 func said(w io.Writer, err error, message string) error {

@@ -80,9 +80,17 @@ func TestOperatorsCommands(t *testing.T) {
 		}
 		ts.unchanged(before, "a refused command")
 	})
+	ts.run("say that it may take a while where no worker runs", func(t *testing.T) {
+		wantText(t, must("", "set-role", "-email", "bob@example.org", "-role", "member"), "No worker is running")
+	})
 	ts.run("set roles and passwords, and end the sessions", func(t *testing.T) {
+		defer ts.startWorking()()
 		bob := signIn("bob@example.org", testPassword, 200)
-		wantText(t, must("", "set-role", "-email", "BOB@example.org", "-role", "manager"), "bob@example.org is now manager")
+		bob.get("/api/v1/me").want(200).is("role", "member")
+		out := must("", "set-role", "-email", "BOB@example.org", "-role", "manager")
+		if out != "BOB@example.org is now manager\n" {
+			t.Errorf("got %q", out)
+		}
 		bob.get("/api/v1/me").want(200).is("role", "manager")
 		must("another password\n", "reset-password", "-email", "bob@example.org")
 		bob.get("/api/v1/me").problem(401, "unauthenticated")

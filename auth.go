@@ -6,8 +6,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -304,24 +306,77 @@ func (s *server) handleLogout(w http.ResponseWriter, r *http.Request) error {
 }
 
 const callerSQL = `
-	SELECT u.id, s.id AS session_id, u.role, u.timezone
+	SELECT u.id, s.id AS session_id, u.role, u.timezone, s.expires_at AS until
 	FROM sessions s JOIN users u ON u.id = s.user_id
 	WHERE s.id = $1 AND s.user_id = $2 AND s.revoked_at IS NULL AND s.expires_at > now() AND u.is_active`
 
-// authenticate finds who makes a request by its bearer token (RFC 6750). The session and the
-// account are looked up each time, so an ended session or a deactivated account is out at once.
+// authenticate finds who makes a request by its bearer token (RFC 6750). Rights are those of now,
+// never of the token, so an ended session or a deactivated account is out at once.
 func (s *server) authenticate(r *http.Request) (caller, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") || token == "" || len(r.Header.Values("Authorization")) != 1 {
-		return caller{}, newProblem("unauthenticated", "")
+	c, err := s.bearer(r)
+	if err != nil {
+		return caller{}, err
+	}
+	sight := s.cache.look(r.Context(), c.key())
+	if who, ok := readCaller(c, sight.bodies[0]); ok {
+		return who, nil
+	}
+	who, err := s.sessionCaller(r.Context(), c)
+	if err == nil {
+		s.cache.keep(sight, 0, who.entry())
+	}
+	return who, err
+}
+
+// signIn finds the caller and notes him in the request.
+func (s *server) signIn(rec *recorder, r *http.Request) (*http.Request, error) {
+	c, err := s.authenticate(r)
+	if err != nil {
+		return r, err
+	}
+	rec.user = c.ID.String()
+	return r.WithContext(withCaller(r.Context(), c)), nil
+}
+
+// bearer is the claims of a request's access token.
+func (s *server) bearer(r *http.Request) (claims, error) {
+	header := r.Header["Authorization"]
+	if len(header) != 1 {
+		return claims{}, newProblem("unauthenticated", "")
+	}
+	scheme, token, _ := strings.Cut(header[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return claims{}, newProblem("unauthenticated", "")
 	}
 	c, err := s.keys.verifyAccess(token)
 	if err != nil {
-		return caller{}, newProblem("unauthenticated", "The access token is not valid or has expired.")
+		return claims{}, newProblem("unauthenticated", "The access token is not valid or has expired.")
 	}
-	who, err := queryOne[caller](r.Context(), s.db, callerSQL, c.Session, c.Subject)
+	return c, nil
+}
+
+// sessionCaller is the user of a session that has not ended.
+func (s *server) sessionCaller(ctx context.Context, c claims) (caller, error) {
+	who, err := queryOne[caller](ctx, s.db, callerSQL, c.Session, c.Subject)
 	if p, ok := err.(*problem); ok && p.Code == "not_found" {
 		return caller{}, newProblem("unauthenticated", "The session has ended.")
 	}
 	return who, err
+}
+
+// key is where the cache keeps the caller of a session, among what depends on the user.
+func (c claims) key() key { return key{c.Subject, "session/" + c.Session.String()} }
+
+// entry is a caller in the cache.
+func (c caller) entry() []byte {
+	return fmt.Appendf(nil, "%s %d %s", c.Role, c.Until.UnixMilli(), c.Timezone)
+}
+
+// readCaller is the caller that an entry made for a session tells of, until the session ends.
+func readCaller(c claims, entry []byte) (caller, bool) {
+	role, rest, _ := strings.Cut(string(entry), " ")
+	until, zone, _ := strings.Cut(rest, " ")
+	ms, err := strconv.ParseInt(until, 10, 64)
+	who := caller{ID: c.Subject, Session: c.Session, Role: globalRole(role), Timezone: zone, Until: timestamp{time.UnixMilli(ms)}}
+	return who, err == nil && time.Now().Before(who.Until.Time)
 }

@@ -45,6 +45,7 @@ func (ts *testServer) sql(statement string, args ...any) {
 	if n, err := execute(ts.t.Context(), ts.db, statement, args...); err != nil || n == 0 {
 		ts.t.Fatalf("%s: %d rows, %v", statement, n, err)
 	}
+	ts.cache.forgetAll() // no log tells of it
 }
 
 func registration(email string) string {

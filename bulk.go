@@ -132,7 +132,7 @@ func (s *server) matchingTasks(r *http.Request, parameters map[string]string) ([
 	for name, value := range parameters {
 		q.values.Set(name, value)
 	}
-	f := q.taskQuery(r)
+	f := q.taskQuery(callerOf(r.Context()), false)
 	for _, name := range []string{"sort", "expand", "deleted"} {
 		if q.values.Has(name) {
 			q.wrong(name, "unknown_parameter", "is not a parameter of a bulk change")

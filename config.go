@@ -38,6 +38,8 @@ type config struct {
 	databaseConns  int           // most connections of this process to PostgreSQL
 	redisURL       secret        // may hold a password
 	redisSpace     string        // prefix of all keys
+	cache          bool          // keep answers ready
+	timing         bool          // tell in Server-Timing what a request took
 	jwtSecret      secret        // signs; at least 32 bytes
 	jwtPrevious    secret        // still accepted while a new secret is rolled out; or empty
 	listenAddr     string        // host:port
@@ -63,7 +65,7 @@ func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
 // settingNames is every variable loadConfig reads, in the order the README lists them; each also
 // works as NAME_FILE, the path of a file that holds the value (a mounted secret).
 var settingNames = []string{
-	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
+	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
@@ -92,6 +94,8 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.databaseURL = secret(env.text("DATABASE_URL", "", ""))
 	c.redisURL = secret(env.text("REDIS_URL", "", ""))
 	c.databaseConns = env.number("DATABASE_MAX_CONNS", "", max(8, 4*runtime.NumCPU()), 3, 1000)
+	c.cache = env.oneOf("CACHE", "", "on", "off") == "on"
+	c.timing = env.oneOf("SERVER_TIMING", "", "off", "on") == "on"
 	c.jwtSecret = secret(env.text("JWT_SECRET", "", ""))
 	c.jwtPrevious = secret(env.text("JWT_SECRET_PREVIOUS", "", ""))
 	defaultAddr := ":8080"

@@ -40,6 +40,9 @@ type database struct {
 	asking  sync.Mutex   // held while the server is asked for a sign of life
 	asked   time.Time    // when the last such question had its answer
 	alive   bool         // that answer
+
+	changed   func(scopes []uuid) // is called after a commit with the projects and users whose log tells of it
+	uncertain func()              // is called when nobody knows whether there was a commit
 }
 
 // openDatabase makes the pool; it does not wait for the server. maxConns 0 means pgx's default,
@@ -72,12 +75,23 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 			Conn: c, CancelRequestDelay: 100 * time.Millisecond, DeadlineDelay: time.Second,
 		}
 	}
+	// Schema functions tell in notices which scopes a transaction changes (see told in schema.sql).
+	cfg.ConnConfig.RuntimeParams["client_min_messages"] = "notice"
+	cfg.ConnConfig.OnNotice = func(c *pgconn.PgConn, n *pgconn.Notice) {
+		if scope, err := parseUUID(n.Message); err == nil && n.Code == "TF001" {
+			told, _ := c.CustomData()[changedScopes].([]uuid)
+			c.CustomData()[changedScopes] = append(told, scope)
+		}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &database{pool: pool}, nil
+	return &database{pool: pool, changed: func([]uuid) {}, uncertain: func() {}}, nil
 }
+
+// changedScopes is where a connection keeps what notices told of the present transaction.
+const changedScopes = "changed scopes"
 
 // conn runs fn with a connection, waiting at most acquireTimeout for it.
 func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error {
@@ -96,37 +110,56 @@ func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error
 
 // run is conn for statements, which may take their time while the server lives, but must not hold a
 // request when it has stopped answering, as one does that is paused or whose network is gone.
+// It returns when nobody can be given what the statements have changed from the cache.
 func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error {
-	return d.conn(ctx, func(c *pgxpool.Conn) error {
-		var mu sync.Mutex
-		var timer *time.Timer
-		over := false
-		mu.Lock()
-		timer = time.AfterFunc(patience, func() {
-			lives := d.lives()
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case over:
-			case lives:
-				timer.Reset(patience)
-			default:
-				c.Conn().PgConn().Conn().Close() // fn fails with it
-			}
-		})
-		mu.Unlock()
-		defer func() {
-			mu.Lock()
-			defer mu.Unlock()
-			over = true
-			timer.Stop()
-		}()
-		err := fn(c)
-		if !isConnectionError(err) {
-			d.answers.Add(1)
-		}
+	var scopes []uuid
+	broken := false
+	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+		err := d.watch(c, fn)
+		pg := c.Conn().PgConn()
+		scopes, _ = pg.CustomData()[changedScopes].([]uuid)
+		delete(pg.CustomData(), changedScopes)
+		broken = err != nil && c.Conn().IsClosed()
 		return err
 	})
+	if len(scopes) > 0 {
+		d.changed(scopes)
+	} else if broken {
+		d.uncertain()
+	}
+	return err
+}
+
+// watch runs fn and looks after the server meanwhile.
+func (d *database) watch(c *pgxpool.Conn, fn func(*pgxpool.Conn) error) error {
+	var mu sync.Mutex
+	var timer *time.Timer
+	over := false
+	mu.Lock()
+	timer = time.AfterFunc(patience, func() {
+		lives := d.lives()
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case over:
+		case lives:
+			timer.Reset(patience)
+		default:
+			c.Conn().PgConn().Conn().Close() // fn fails with it
+		}
+	})
+	mu.Unlock()
+	defer func() {
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		timer.Stop()
+	}()
+	err := fn(c)
+	if !isConnectionError(err) {
+		d.answers.Add(1)
+	}
+	return err
 }
 
 // lives tells whether the server answers anybody: a new connection, or any statement meanwhile.
@@ -242,6 +275,30 @@ func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	return value, err
 }
 
+// sendOneAndAll sends a batch of two queries in one round trip: one row of A, then rows of B. No row
+// of A is the problem "not_found".
+func sendOneAndAll[A, B any](ctx context.Context, d *database, b *pgx.Batch) (A, []B, error) {
+	var one A
+	var all []B
+	err := d.run(ctx, func(c *pgxpool.Conn) error {
+		results := c.SendBatch(ctx, b)
+		defer results.Close()
+		rows, err := results.Query()
+		if err != nil {
+			return err
+		}
+		if one, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[A]); err != nil {
+			return err
+		}
+		if rows, err = results.Query(); err != nil {
+			return err
+		}
+		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[B])
+		return err
+	})
+	return one, all, dbError(err)
+}
+
 // inTx runs fn in a transaction, for the few changes that must look before they write. Like send
 // it may run fn again, so fn has no effect but on tx.
 func (d *database) inTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
@@ -265,6 +322,16 @@ func (d *database) again(ctx context.Context, run func() error) error {
 			return ctx.Err()
 		case <-time.After(time.Duration(mathrand.IntN(10<<attempt)+1) * time.Millisecond):
 		}
+	}
+}
+
+// sleep waits, or less when ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

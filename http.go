@@ -119,6 +119,7 @@ type recorder struct {
 	bytes  int64
 	route  string // pattern that matched
 	user   string
+	claims claims // of the token, where the handler looks up the rest
 }
 
 func (rec *recorder) WriteHeader(status int) {
@@ -135,6 +136,14 @@ func (rec *recorder) Write(b []byte) (int, error) {
 	n, err := rec.ResponseWriter.Write(b)
 	rec.bytes += int64(n)
 	return n, err
+}
+
+// recorderOf is the recorder that front has put around every answer.
+func recorderOf(w http.ResponseWriter) *recorder {
+	if rec, ok := w.(*recorder); ok {
+		return rec
+	}
+	return &recorder{ResponseWriter: w}
 }
 
 // Unwrap lets http.ResponseController reach the connection.
@@ -209,30 +218,64 @@ func checkMedia(r *http.Request) error {
 	return nil
 }
 
-// writeJSON encodes before it writes, so that a failure can still become a problem.
-func writeJSON(w http.ResponseWriter, status int, v any) error {
+// content is an answer ready to be sent.
+type content struct {
+	tag  string // ETag; "" for none
+	link string // Link; "" for none
+	body []byte // JSON
+}
+
+func (c content) write(w http.ResponseWriter) {
+	if c.link != "" {
+		w.Header().Set("Link", c.link)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	w.Write(c.body)
+}
+
+// encode is a value as the JSON of an answer.
+func encode(v any) ([]byte, error) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		return fmt.Errorf("encode answer: %w", err)
+		return nil, fmt.Errorf("encode answer: %w", err)
+	}
+	return append(body, '\n'), nil
+}
+
+// writeJSON encodes before it writes, so that a failure can still become a problem.
+func writeJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := encode(v)
+	if err != nil {
+		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(append(body, '\n'))
+	w.Write(body)
 	return nil
 }
 
 // writeVersioned writes a single resource with its ETag, or 304 where the client already has it.
 func writeVersioned(w http.ResponseWriter, r *http.Request, status int, version int64, v any) error {
-	tag := entityTag(version)
-	w.Header().Set("ETag", tag)
-	w.Header().Set("Cache-Control", "private, no-cache")
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		if tags := entityTags(r.Header.Values("If-None-Match")); slices.Contains(tags, tag) || slices.Contains(tags, "*") {
-			w.WriteHeader(http.StatusNotModified)
-			return nil
-		}
+	if notModified(w, r, entityTag(version)) {
+		return nil
 	}
 	return writeJSON(w, status, v)
+}
+
+// notModified sets a resource's ETag, and answers 304 where the client already has that version.
+func notModified(w http.ResponseWriter, r *http.Request, tag string) bool {
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "private, no-cache")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead || len(r.Header["If-None-Match"]) == 0 {
+		return false
+	}
+	tags := entityTags(r.Header["If-None-Match"])
+	if !slices.Contains(tags, tag) && !slices.Contains(tags, "*") {
+		return false
+	}
+	w.WriteHeader(http.StatusNotModified)
+	return true
 }
 
 // writeCreated answers a POST that made something.
@@ -442,7 +485,8 @@ func (p page) beforeID() uuid {
 	return lastUUID
 }
 
-// listScope is what a cursor is bound to: the caller, the path, and the query but for the page itself.
+// listScope is what a cursor is bound to: the caller, the path, and the query but for the page
+// itself. The lists of documents.go are the same for every caller.
 func listScope(r *http.Request) string {
 	values := r.URL.Query()
 	for _, name := range []string{"cursor", "limit", "total", "expand"} {
@@ -487,22 +531,34 @@ type list[T any] struct {
 	Total *int64  `json:"total,omitempty"`
 }
 
-// writeList answers a page. rows may have one more than the limit, which tells that there is a
-// next page; place makes the cursor of a row.
+// writeList answers a page.
 func writeList[T any](s *server, w http.ResponseWriter, r *http.Request, p page, rows []T, total *int64, place func(T) cursor) error {
+	c, err := listContent(s, r, p, rows, total, place)
+	if err != nil {
+		return err
+	}
+	c.write(w)
+	return nil
+}
+
+// listContent is the answer of a page. rows may have one more than the limit, which tells that there
+// is a next page; place makes the cursor of a row.
+func listContent[T any](s *server, r *http.Request, p page, rows []T, total *int64, place func(T) cursor) (content, error) {
 	out := list[T]{Items: rows, Total: total}
 	if out.Items == nil {
 		out.Items = []T{}
 	}
+	var link string
 	if len(rows) > p.limit {
 		out.Items = rows[:p.limit]
 		next := s.keys.sealCursor(place(rows[p.limit-1]), listScope(r))
 		out.Next = &next
 		values := r.URL.Query()
 		values.Set("cursor", next)
-		w.Header().Set("Link", "<"+r.URL.EscapedPath()+"?"+values.Encode()+`>; rel="next"`)
+		link = "<" + r.URL.EscapedPath() + "?" + values.Encode() + `>; rel="next"`
 	}
-	return writeJSON(w, http.StatusOK, out)
+	body, err := encode(out)
+	return content{link: link, body: body}, err
 }
 
 // countIf runs a count when the client asked for a total; lists never count otherwise.

@@ -12,6 +12,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
 		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
 		{name: "trash.purge", timeout: 10 * time.Minute, limit: 1, run: s.runTrashPurge},
+		{name: "cache.raise", timeout: 30 * time.Second, run: s.runRaise},
 		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
 	}
 }

@@ -32,6 +32,7 @@
 //	members.go   members and invitations
 //	stats.go     a project's figures
 //	projects.go  projects
+//	documents.go answers about one project, ready to be sent
 //	auth.go      register, sign in, refresh, sign out
 //	accounts.go  the own account, its sessions, and other people
 //	passwords.go hashing and checking
@@ -50,6 +51,8 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	cache.go     answers kept ready, never old
+//	lease.go     what processes that share the cache know of each other
 //	batch.go     many requests in one round trip
 //	cron.go      cron lines
 //	recurrence.go  RFC 5545 rules
@@ -258,6 +261,10 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		hashing:     make(chan struct{}, max(1, runtime.NumCPU())),
 		subscribers: subscriptions,
 	}
+	if cfg.cache {
+		s.cache = openCache(options, cfg.redisSpace, log)
+		db.changed, db.uncertain = s.cache.raise, s.cache.forgetAll
+	}
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
 	return s, nil
 }
@@ -265,6 +272,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 // close lets go of the stores.
 func (s *server) close() {
 	s.db.pool.Close()
+	s.cache.close()
 	s.redis.Close()
 }
 
@@ -284,6 +292,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if cfg.bcryptCost < safeBcryptCost {
 		log.Warn("BCRYPT_COST is too low for passwords of people", "cost", cfg.bcryptCost, "least", safeBcryptCost)
 	}
+	s.cache.join(ctx)
 	listener, err := net.Listen("tcp", cfg.listenAddr)
 	if err != nil {
 		return fmt.Errorf("%w; set LISTEN_ADDR to another address", err)

@@ -139,6 +139,7 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ts.cache.join(t.Context())
 	ts.http = httptest.NewUnstartedServer(ts.handler())
 	ts.http.Config.MaxHeaderBytes = 16 << 10 // as serve has it
 	ts.http.Config.DisableGeneralOptionsHandler = true

@@ -572,13 +572,3 @@ func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	view.OutboxLagMs, view.Paused = rows.Lag, rows.Paused
 	return view, err
 }
-
-// sleep waits, or less when ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}

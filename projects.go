@@ -181,7 +181,7 @@ const (
 	// visibleSQL holds for projects p that the caller $1 reads; $2 tells that he sees all.
 	visibleSQL = `p.deleted_at IS NULL AND ($2 OR EXISTS (
 		SELECT FROM members m WHERE m.project_id = p.id AND m.user_id = $1))`
-	readProjectSQL     = `SELECT ` + projectColumns + ` FROM projects p WHERE p.id = $3 AND ` + visibleSQL
+	readProjectSQL     = `SELECT ` + readerColumns + `, ` + projectColumns + ` FROM ` + readerTables + ` WHERE p.id = $3 AND ` + readerCondition
 	readableProjectSQL = `SELECT p.id FROM projects p WHERE p.id = $3 AND ` + visibleSQL
 )
 
@@ -194,12 +194,20 @@ func (s *server) handleProject(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	me := callerOf(r.Context())
-	p, err := queryOne[project](r.Context(), s.db, readProjectSQL, me.ID, me.seesAll(), id)
-	if err != nil {
-		return err
-	}
-	return writeVersioned(w, r, http.StatusOK, p.Version, p)
+	return s.writeDocument(w, r, document{&id, "project", func(ctx context.Context, a asker) (reader, content, error) {
+		p, err := queryOne[projectReading](ctx, s.db, readProjectSQL, a.session, a.user, id)
+		if err != nil {
+			return reader{}, content{}, err
+		}
+		c, err := versioned(p.Version, p.project)
+		return p.reader, c, err
+	}})
+}
+
+// projectReading is a project with who reads it.
+type projectReading struct {
+	reader
+	project
 }
 
 // readableProject is the id in the path, of a project that the caller reads.

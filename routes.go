@@ -6,15 +6,17 @@ import (
 )
 
 // access is who may call a route. The first three are judged here; the project roles where the
-// project is known, in the statement itself (enter_project, visibleSQL). A test calls every route
+// project is known, in the statement itself (enter_project, visibleSQL, readerSQL). A test calls every route
 // as everybody and compares with this table.
 type access string
 
 const (
 	anyone       access = "anyone"
 	signedIn     access = "signed in"
+	listers      access = "signed in, asked for together with what he lists"
 	globalAdmins access = "global admin"
-	viewers      access = "project viewer" // and every role above
+	viewers      access = "project viewer"                                        // and every role above
+	readers      access = "project viewer, asked for together with what he reads" // see documents.go
 	members      access = "project member"
 	admins       access = "project admin"
 	owners       access = "project owner"
@@ -58,11 +60,11 @@ func (s *server) routes() []route {
 
 		{"POST /api/v1/projects", signedIn, s.handleCreateProject},
 		{"GET /api/v1/projects", signedIn, s.handleProjects},
-		{"GET /api/v1/projects/{id}", viewers, s.handleProject},
+		{"GET /api/v1/projects/{id}", readers, s.handleProject},
 		{"PATCH /api/v1/projects/{id}", admins, s.handlePatchProject},
 		{"DELETE /api/v1/projects/{id}", owners, s.handleDeleteProject},
 		{"POST /api/v1/projects/{id}/restore", trashOwners, s.handleRestoreProject},
-		{"GET /api/v1/projects/{id}/stats", viewers, s.handleProjectStats},
+		{"GET /api/v1/projects/{id}/stats", readers, s.handleProjectStats},
 		{"GET /api/v1/projects/{id}/activity", viewers, s.handleProjectActivity},
 		{"GET /api/v1/projects/{id}/members", viewers, s.handleMembers},
 		{"POST /api/v1/projects/{id}/members", admins, s.handleAddMember},
@@ -73,9 +75,9 @@ func (s *server) routes() []route {
 		{"POST /api/v1/invitations/accept", signedIn, s.handleAcceptInvitation},
 
 		{"POST /api/v1/tasks", members, s.handleCreateTask},
-		{"GET /api/v1/tasks", signedIn, s.handleTasks}, // those the caller reads
+		{"GET /api/v1/tasks", listers, s.handleTasks}, // those the caller reads
 		{"POST /api/v1/tasks/bulk", signedIn, s.handleBulk},
-		{"GET /api/v1/tasks/{id}", viewers, s.handleTask},
+		{"GET /api/v1/tasks/{id}", readers, s.handleTask},
 		{"PATCH /api/v1/tasks/{id}", members, s.handlePatchTask},
 		{"DELETE /api/v1/tasks/{id}", members, s.handleDeleteTask},
 		{"POST /api/v1/tasks/{id}/restore", members, s.handleRestoreTask},
@@ -129,19 +131,12 @@ func (s *server) workerHandler() http.Handler {
 // guard lets a route's callers in and answers its errors.
 func (s *server) guard(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rec, _ := w.(*recorder)
+		rec := recorderOf(w)
 		rec.route = rt.pattern
-		if rt.who != anyone {
-			c, err := s.authenticate(r)
-			if err == nil && rt.who == globalAdmins && c.Role != globalAdmin {
-				err = newProblem("forbidden", "Only admins of the installation may do this.")
-			}
-			if err != nil {
-				s.fail(w, r, err)
-				return
-			}
-			rec.user = c.ID.String()
-			r = r.WithContext(withCaller(r.Context(), c))
+		r, err := s.admit(rec, r, rt.who)
+		if err != nil {
+			s.fail(w, r, err)
+			return
 		}
 		if err := limit(rec, r, rt.who); err != nil {
 			s.fail(w, r, err)
@@ -151,6 +146,24 @@ func (s *server) guard(rt route) http.Handler {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// admit judges who calls, as far as that can be told before the project is known.
+func (s *server) admit(rec *recorder, r *http.Request, who access) (*http.Request, error) {
+	var err error
+	switch who {
+	case anyone:
+		return r, nil
+	case readers, listers:
+		rec.claims, err = s.bearer(r)
+		rec.user = rec.claims.Subject.String()
+		return r, err
+	}
+	r, err = s.signIn(rec, r)
+	if err == nil && who == globalAdmins && callerOf(r.Context()).Role != globalAdmin {
+		err = newProblem("forbidden", "Only admins of the installation may do this.")
+	}
+	return r, err
 }
 
 // limit bounds what a request may bring: a stranger a small body, and only a read a query.

@@ -240,7 +240,7 @@ func onTask(rest, body string) func(*scene, *client) sample {
 func wantedStatus(who access, role string) int {
 	rank := slices.Index([]string{"anonymous", "expired", "deactivated", "outsider", "viewer", "member", "project admin", "owner"}, role)
 	const outsider, viewer, member, projectAdmin, owner = 3, 4, 5, 6, 7
-	projects := map[access]int{viewers: viewer, members: member, admins: projectAdmin, owners: owner, trashOwners: owner}
+	projects := map[access]int{viewers: viewer, readers: viewer, members: member, admins: projectAdmin, owners: owner, trashOwners: owner}
 	switch role {
 	case "manager":
 		rank = viewer // in every project
@@ -252,7 +252,7 @@ func wantedStatus(who access, role string) int {
 		return 0
 	case rank < outsider:
 		return 401
-	case who == signedIn, who == globalAdmins && role == "admin":
+	case who == signedIn, who == listers, who == globalAdmins && role == "admin":
 		return 0
 	case who == globalAdmins:
 		return 403

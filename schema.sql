@@ -265,13 +265,21 @@ BEGIN
     END IF;
 END $$;
 
+-- told is a scope whose log is written, of which the client is told at once: once the transaction is
+-- committed it must have nobody read the scope's state from a cache.
+CREATE FUNCTION told(scope uuid) RETURNS uuid LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE USING ERRCODE = 'TF001', MESSAGE = scope;
+    RETURN scope;
+END $$;
+
 -- log_change numbers one change in the project's log and returns its seq.
 CREATE FUNCTION log_change(project uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
 BEGIN
     UPDATE projects SET seq = seq + 1 WHERE id = project RETURNING seq INTO n;
-    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (project, n, actor, kind, subject, changes);
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (told(project), n, actor, kind, subject, changes);
     RETURN n;
 END $$;
 
@@ -281,7 +289,7 @@ DECLARE
     n bigint;
 BEGIN
     UPDATE users SET seq = seq + 1 WHERE id = account RETURNING seq INTO n;
-    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (account, n, actor, kind, subject, changes);
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (told(account), n, actor, kind, subject, changes);
     RETURN n;
 END $$;
 

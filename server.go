@@ -17,8 +17,10 @@ type server struct {
 	keys    *keyring      // signs tokens and cursors
 	hashing chan struct{} // one slot for each password hash that may run at once
 	outbox  *outbox
+	cache   *cache // nil: off
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob
+	told        []uuid      // scopes that an operator's command has changed
 	stopping    atomic.Bool // the process is about to end: not ready for new requests
 }
 
@@ -57,6 +59,7 @@ type caller struct {
 	Session  uuid       `db:"session_id"`
 	Role     globalRole `db:"role"`
 	Timezone string     `db:"timezone"` // decides what "today" is
+	Until    timestamp  `db:"until"`    // when the session ends
 }
 
 // seesAll tells whether the caller reads every project.

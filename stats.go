@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -55,22 +56,25 @@ func (s *server) handleProjectStats(w http.ResponseWriter, r *http.Request) erro
 	if err := parseQuery(r).done(); err != nil {
 		return err
 	}
-	id, err := s.readableProject(r)
+	id, err := pathUUID(r, "id")
 	if err != nil {
 		return err
 	}
-	kept, err := queryAll[projectStats](r.Context(), s.db, keptStatsSQL, id)
-	if err != nil {
-		return err
-	}
-	if len(kept) == 1 {
-		return writeJSON(w, http.StatusOK, kept[0].Stats)
-	}
-	now, err := queryOne[projectStats](r.Context(), s.db, statsNowSQL, id)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, now.Stats)
+	day := time.Now().UTC().Format(time.DateOnly) // figures are of a day
+	return s.writeDocument(w, r, document{&id, "stats/" + day, func(ctx context.Context, a asker) (reader, content, error) {
+		b := &pgx.Batch{}
+		b.Queue(readerSQL, a.session, a.user, id)
+		b.Queue(keptStatsSQL, id)
+		who, kept, err := sendOneAndAll[reader, projectStats](ctx, s.db, b)
+		if err == nil && len(kept) == 0 {
+			kept, err = queryAll[projectStats](ctx, s.db, statsNowSQL, id)
+		}
+		if err != nil || len(kept) == 0 {
+			return who, content{}, err
+		}
+		body, err := encode(kept[0].Stats)
+		return who, content{body: body}, err
+	}})
 }
 
 const (

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -35,6 +38,7 @@ type taskQuery struct {
 	project  *uuid  // the one asked for; nil means all that the caller reads
 	readable string // the condition on those projects p
 	narrow   bool   // a filter has an index of its own, over all projects
+	personal bool   // it depends on who asks
 	by       sorting
 	from     string // what the page is selected from
 	expand   []string
@@ -63,10 +67,14 @@ func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
 }
 
 // taskQuery reads the parameters of GET /tasks into conditions on tasks t and their projects p.
-func (q *query) taskQuery(r *http.Request) taskQuery {
-	me := callerOf(r.Context())
+// With judged it is known that the caller reads the project that he names.
+func (q *query) taskQuery(me caller, judged bool) taskQuery {
 	f := taskQuery{from: "tasks t JOIN projects p ON p.id = t.project_id"}
-	f.visible(q, me)
+	if f.project = q.uuid("projectId"); judged && f.project != nil {
+		f.where("t.project_id = ?", *f.project)
+	} else {
+		f.visible(me)
+	}
 	if q.bool("deleted") {
 		f.where("t.deleted_at IS NOT NULL")
 	} else {
@@ -79,10 +87,11 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 	case id.word == "none":
 		f.where("t.assignee_id IS NULL")
 	default:
-		f.narrow = true
+		f.narrow, f.personal = true, f.personal || id.word == "me"
 		f.where("t.assignee_id = ?", id.or(me.ID))
 	}
 	if id := q.uuidOr("createdBy", "me"); id != nil {
+		f.personal = f.personal || id.word == "me"
 		f.where("t.created_by = ?", id.or(me.ID))
 	}
 	if id := q.uuidOr("parentId", "none"); id != nil {
@@ -110,12 +119,12 @@ func (q *query) taskQuery(r *http.Request) taskQuery {
 
 // visible limits the list to projects the caller reads, or the one he names. That is judged once,
 // before any task of it is looked at.
-func (f *taskQuery) visible(q *query, me caller) {
+func (f *taskQuery) visible(me caller) {
 	readable := "p.deleted_at IS NULL"
 	if !me.seesAll() {
 		readable += " AND p.id IN (SELECT project_id FROM members WHERE user_id = " + f.arg(me.ID) + ")"
 	}
-	if f.project = q.uuid("projectId"); f.project == nil {
+	if f.project == nil {
 		f.readable = readable
 		return
 	}
@@ -198,11 +207,19 @@ type taskRow struct {
 	SortKey string `json:"-"`
 }
 
-// handleTasks lists tasks of the projects that the caller reads.
+// handleTasks lists tasks of the projects that the caller reads. A list of one project that depends
+// on nothing but that project's log is a document.
 func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
 	q := parseQuery(r)
+	if q.values.Has("projectId") && !q.values.Has("overdue") && !q.values.Has("deleted") && !q.values.Has("expand") {
+		return s.handleProjectTasks(w, r, q)
+	}
+	r, err := s.signIn(recorderOf(w), r)
+	if err != nil {
+		return err
+	}
 	p := s.page(r, q)
-	f := q.taskQuery(r)
+	f := q.taskQuery(callerOf(r.Context()), false)
 	if err := q.done(); err != nil {
 		return err
 	}
@@ -229,7 +246,38 @@ func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
 	if err := s.expandTasks(r.Context(), tasks, f.expand); err != nil {
 		return err
 	}
-	return writeList(s, w, r, p, rows, total, func(row taskRow) cursor {
-		return cursor{Key: row.SortKey, ID: row.ID.String()}
-	})
+	return writeList(s, w, r, p, rows, total, taskRow.cursor)
+}
+
+func (row taskRow) cursor() cursor { return cursor{Key: row.SortKey, ID: row.ID.String()} }
+
+// handleProjectTasks lists tasks of one project.
+func (s *server) handleProjectTasks(w http.ResponseWriter, r *http.Request, q *query) error {
+	me := recorderOf(w).claims.Subject
+	p := s.page(r, q)
+	f := q.taskQuery(caller{ID: me}, true)
+	if err := q.done(); err != nil {
+		return err
+	}
+	name := "tasks?" + q.values.Encode()
+	if f.personal {
+		name += " " + me.String()
+	}
+	return s.writeDocument(w, r, document{f.project, name, func(ctx context.Context, a asker) (reader, content, error) {
+		count, countArgs := f.filter.count(f.from)
+		sql, args := f.page(taskColumns, f.by, p)
+		b := &pgx.Batch{}
+		b.Queue(readerSQL, a.session, a.user, f.project)
+		b.Queue(sql, args...)
+		who, rows, err := sendOneAndAll[reader, taskRow](ctx, s.db, b)
+		if err != nil {
+			return who, content{}, err
+		}
+		total, err := s.countIf(ctx, p.total, count, countArgs...)
+		if err != nil {
+			return who, content{}, err
+		}
+		c, err := listContent(s, r, p, rows, total, taskRow.cursor)
+		return who, c, err
+	}})
 }

@@ -158,7 +158,7 @@ const (
 		FROM p RETURNING *),
 	e AS (
 		INSERT INTO events (scope, seq, actor, kind, subject, changes)
-		SELECT p.id, p.seq, $3, 'task.created', t.id, changes('{}', task_fields(t)) FROM p, t)
+		SELECT told(p.id), p.seq, $3, 'task.created', t.id, changes('{}', task_fields(t)) FROM p, t)
 	SELECT ` + taskColumns + ` FROM t, p`
 )
 
@@ -204,28 +204,36 @@ func (s *server) handleCreateTask(w http.ResponseWriter, r *http.Request) error 
 
 const (
 	readableTaskSQL = `SELECT t.id FROM tasks t JOIN projects p ON p.id = t.project_id WHERE t.id = $3 AND ` + visibleSQL
-	readTaskSQL     = `
-	SELECT ` + taskColumns + ` FROM tasks t JOIN projects p ON p.id = t.project_id
-	WHERE t.id = $3 AND t.deleted_at IS NULL AND ` + visibleSQL
-	taskByIDSQL  = `SELECT ` + taskColumns + ` FROM tasks t JOIN projects p ON p.id = t.project_id WHERE t.id = $1`
-	taskByRefSQL = `SELECT t.id FROM tasks t JOIN projects p ON p.id = t.project_id WHERE p.key = $1 AND t.number = $2`
+	// readTaskHead selects a task with who reads it.
+	readTaskHead = `
+	SELECT ` + readerColumns + `, ` + taskColumns + ` FROM ` + readerTables + ` JOIN tasks t ON t.project_id = p.id AND t.deleted_at IS NULL
+	WHERE ` + readerCondition + ` AND `
+	readTaskSQL      = readTaskHead + `t.id = $3`
+	readTaskByRefSQL = readTaskHead + `p.key = $3 AND t.number = $4`
+	taskByIDSQL      = `SELECT ` + taskColumns + ` FROM tasks t JOIN projects p ON p.id = t.project_id WHERE t.id = $1`
+	taskByRefSQL     = `SELECT t.id FROM tasks t JOIN projects p ON p.id = t.project_id WHERE p.key = $1 AND t.number = $2`
 )
 
 var taskRef = regexp.MustCompile(`^([A-Z][A-Z0-9]{1,9})-([1-9][0-9]{0,8})$`)
 
-// taskID is the id of the task that a path names, by id or by ref such as WEB-12. Whether the
-// caller may see it is for the next statement to judge.
-func (s *server) taskID(r *http.Request, name string) (uuid, error) {
-	text := r.PathValue(name)
+// parseRef reads a ref such as WEB-12.
+func parseRef(text string) (key string, number int, ok bool) {
 	ref := taskRef.FindStringSubmatch(text)
 	if ref == nil {
-		return pathUUID(r, name)
+		return "", 0, false
 	}
 	number, err := strconv.Atoi(ref[2])
-	if err != nil {
-		return uuid{}, err
+	return ref[1], number, err == nil
+}
+
+// taskID is the id of the task that a path names, by id or by ref. Whether the caller may see it is
+// for the next statement to judge.
+func (s *server) taskID(r *http.Request, name string) (uuid, error) {
+	key, number, ok := parseRef(r.PathValue(name))
+	if !ok {
+		return pathUUID(r, name)
 	}
-	return queryValue[uuid](r.Context(), s.db, taskByRefSQL, ref[1], number)
+	return queryValue[uuid](r.Context(), s.db, taskByRefSQL, key, number)
 }
 
 // readableTask is the id in the path, of a task, perhaps in the trash, whose project the caller reads.
@@ -245,22 +253,44 @@ func (s *server) handleTask(w http.ResponseWriter, r *http.Request) error {
 	if err := q.done(); err != nil {
 		return err
 	}
-	id, err := s.taskID(r, "id")
-	if err != nil {
-		return err
-	}
-	me := callerOf(r.Context())
-	t, err := queryOne[task](r.Context(), s.db, readTaskSQL, me.ID, me.seesAll(), id)
-	if err != nil {
-		return err
-	}
-	if expand != nil { // the people and the project have versions of their own: no ETag for the whole
-		if err := s.expandTasks(r.Context(), []*task{&t}, expand); err != nil {
+	name := r.PathValue("id")
+	sql, args := readTaskByRefSQL, []any{}
+	if key, number, ok := parseRef(name); ok {
+		args = append(args, key, number)
+	} else {
+		id, err := pathUUID(r, "id")
+		if err != nil {
 			return err
 		}
-		return writeJSON(w, http.StatusOK, t)
+		sql, args = readTaskSQL, append(args, id)
 	}
-	return writeVersioned(w, r, http.StatusOK, t.Version, t)
+	d := document{project: s.cache.home(name), name: "task/" + name}
+	if expand != nil {
+		d.project = nil // people have versions of their own: no ETag for the whole, nor a place in the cache
+	}
+	d.read = func(ctx context.Context, a asker) (reader, content, error) {
+		t, err := queryOne[taskReading](ctx, s.db, sql, append([]any{a.session, a.user}, args...)...)
+		if err != nil {
+			return reader{}, content{}, err
+		}
+		s.cache.noteHome(name, t.ProjectID)
+		if expand != nil {
+			if err := s.expandTasks(ctx, []*task{&t.task}, expand); err != nil {
+				return reader{}, content{}, err
+			}
+			body, err := encode(t.task)
+			return t.reader, content{body: body}, err
+		}
+		c, err := versioned(t.Version, t.task)
+		return t.reader, c, err
+	}
+	return s.writeDocument(w, r, d)
+}
+
+// taskReading is a task with who reads it.
+type taskReading struct {
+	reader
+	task
 }
 
 const (

@@ -237,12 +237,18 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION told(scope uuid) RETURNS uuid LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE USING ERRCODE = 'TF001', MESSAGE = scope;
+    RETURN scope;
+END $$;
+
 CREATE FUNCTION log_change(project uuid, actor uuid, kind text, subject uuid, changes jsonb) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     n bigint;
 BEGIN
     UPDATE projects SET seq = seq + 1 WHERE id = project RETURNING seq INTO n;
-    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (project, n, actor, kind, subject, changes);
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (told(project), n, actor, kind, subject, changes);
     RETURN n;
 END $$;
 
@@ -251,7 +257,7 @@ DECLARE
     n bigint;
 BEGIN
     UPDATE users SET seq = seq + 1 WHERE id = account RETURNING seq INTO n;
-    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (account, n, actor, kind, subject, changes);
+    INSERT INTO events (scope, seq, actor, kind, subject, changes) VALUES (told(account), n, actor, kind, subject, changes);
     RETURN n;
 END $$;
 

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A document is what a GET answers about one project: a resource or a list of it. It is the same for
+// all who may read the project, and whether the caller may is read together with it: from the cache
+// in no round trip or one, from the database in one.
+type document struct {
+	project *uuid  // nil: not known before it is read
+	name    string // among the project's
+	read    func(ctx context.Context, who asker) (reader, content, error)
+}
+
+// text is the content in the cache: a line each for tag and link, and the body.
+func (c content) text() []byte {
+	return slices.Concat([]byte(c.tag+"\n"+c.link+"\n"), c.body)
+}
+
+func readContent(text []byte) content {
+	tag, rest, _ := bytes.Cut(text, []byte("\n"))
+	link, body, _ := bytes.Cut(rest, []byte("\n"))
+	return content{string(tag), string(link), body}
+}
+
+// asker is who wants a document, as the statement that reads it takes it: $1 and $2.
+type asker struct {
+	session uuid
+	user    uuid
+}
+
+// reader is what the same statement says of him.
+type reader struct {
+	CallerRole   globalRole
+	CallerZone   string
+	CallerUntil  timestamp
+	ReadProject  uuid
+	ReadAsMember *memberRole // nil: none
+}
+
+const (
+	readerColumns = `u.role AS caller_role, u.timezone AS caller_zone, s.expires_at AS caller_until, p.id AS read_project, m.role AS read_as_member`
+	// readerTables join session s and user u of asker $1, $2 to a project p that %s selects.
+	readerTables = `sessions s JOIN users u ON u.id = s.user_id AND u.is_active
+	JOIN projects p ON p.deleted_at IS NULL LEFT JOIN members m ON m.project_id = p.id AND m.user_id = u.id`
+	readerCondition = `s.id = $1 AND s.user_id = $2 AND s.revoked_at IS NULL AND s.expires_at > now()`
+	readerSQL       = `SELECT ` + readerColumns + ` FROM ` + readerTables + ` WHERE p.id = $3 AND ` + readerCondition
+)
+
+func (who reader) caller(a asker) caller {
+	return caller{ID: a.user, Session: a.session, Role: who.CallerRole, Timezone: who.CallerZone, Until: who.CallerUntil}
+}
+
+// member is the role as the cache has it, "-" for none.
+func (who reader) member() []byte {
+	if who.ReadAsMember == nil {
+		return []byte("-")
+	}
+	return []byte(*who.ReadAsMember)
+}
+
+// mayRead tells whether a caller reads a project in which he has this role.
+func mayRead(who caller, member []byte) bool { return who.seesAll() || string(member) != "-" }
+
+// writeDocument answers a document, or 304 where the client already has it. Its routes are those for
+// readers, whose token has been verified.
+func (s *server) writeDocument(w http.ResponseWriter, r *http.Request, d document) error {
+	c, err := s.readDocument(r.Context(), recorderOf(w).claims, d)
+	if err != nil {
+		return err
+	}
+	if c.tag == "" || !notModified(w, r, c.tag) {
+		c.write(w)
+	}
+	return nil
+}
+
+// readDocument is the document, if the caller may read it.
+func (s *server) readDocument(ctx context.Context, cl claims, d document) (content, error) {
+	var sight *sight
+	for try := 0; d.project != nil; try++ {
+		member := key{*d.project, "member/" + cl.Subject.String()}
+		sight = s.cache.look(ctx, cl.key(), member, key{*d.project, d.name})
+		who, alive := readCaller(cl, sight.bodies[0])
+		if alive && sight.whole() {
+			if !mayRead(who, sight.bodies[1]) {
+				return content{}, newProblem("not_found", "")
+			}
+			return readContent(sight.bodies[2]), nil
+		}
+		end, wait := s.cache.fill(sight, 2)
+		if wait == nil || try == 3 {
+			defer end()
+			break
+		}
+		select { // somebody else is making it
+		case <-wait:
+		case <-ctx.Done():
+			return content{}, ctx.Err()
+		}
+	}
+	a := asker{cl.Session, cl.Subject}
+	who, c, err := d.read(ctx, a)
+	if p, ok := errors.AsType[*problem](err); ok && p.Code == "not_found" {
+		if _, err := s.sessionCaller(ctx, cl); err != nil { // that is why
+			return content{}, err
+		}
+	}
+	if err != nil {
+		return content{}, err
+	}
+	if d.project != nil && who.ReadProject == *d.project {
+		s.cache.keep(sight, 0, who.caller(a).entry())
+		s.cache.keep(sight, 1, who.member())
+		s.cache.keep(sight, 2, c.text())
+	}
+	if !mayRead(who.caller(a), who.member()) {
+		return content{}, newProblem("not_found", "")
+	}
+	return c, nil
+}
+
+// versioned is the content of a single resource.
+func versioned(version int64, v any) (content, error) {
+	body, err := encode(v)
+	return content{tag: entityTag(version), body: body}, err
+}
+
+// runRaise tells all processes of changes that a program outside of them has made to scopes. To tell
+// it again only has them read again.
+func (s *server) runRaise(_ context.Context, j job, _ *pgx.Batch) error {
+	var scopes []uuid
+	if err := json.Unmarshal(j.Payload, &scopes); err != nil {
+		return permanent(fmt.Errorf("read payload: %w", err))
+	}
+	s.cache.raise(scopes)
+	return nil
+}
