@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,8 +27,8 @@ const (
 // beat tells it of the others and of the generation, the name under which everything is kept:
 //
 //   - A process that is alone keeps its cache to itself, with no word to Redis: nobody else writes.
-//   - Whoever joins others waits leaseTime before it does anything. By then they have seen it, or
-//     their own lease has run out.
+//   - Whoever joins others waits leaseTime before it does anything, also where Redis knows of none
+//     but may have forgotten them. By then they have seen it, or their own lease has run out.
 //   - Whenever something may have been missed, by anybody, the generation changes: Redis did not
 //     answer, began anew or went back in time, a process died or was alone until now. From the change on
 //     nobody reads the cache for settleTime, in which all others have seen it too, or lost their lease.
@@ -53,7 +55,10 @@ type standing struct {
 	from       time.Time // reading is safe from then on
 	faulty     bool      // beside others: the last beat failed, was slow or told of a change
 	failures   int       // beats that failed since the last good one
+	refused    bool      // the last of them because nobody listens
+	turned     time.Time // when this process saw the generation change
 	run        string    // which life of Redis
+	unsure     time.Time // until then there may be others of whom Redis has forgotten
 }
 
 // trusted tells whether the cache may be read now.
@@ -81,12 +86,13 @@ local died = redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local others = redis.call('ZCARD', KEYS[1])
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) then others = others - 1 end
 local generation = redis.call('GET', KEYS[2])
-if not generation or generation == ARGV[4] or died > 0 or ARGV[3] == '1' and others == 0 then
+local lost = generation and 0 or 1
+if lost == 1 or generation == ARGV[4] or died > 0 or ARGV[3] == '1' and others == 0 then
 	generation = ARGV[5]
 	redis.call('SET', KEYS[2], generation)
 end
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-return {generation, others, string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')}`)
+return {generation, others, lost, string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')}`)
 
 // join waits until this process may write: the others have seen it, or there are none. Without
 // Redis nobody can say, so it waits as long as they could have gone without seeing it.
@@ -157,22 +163,33 @@ func (l *lease) beat(ctx context.Context, was *standing, sent time.Time) (*stand
 	reply, err := beatScript.Run(limited, l.redis, []string{l.key("members"), l.key("generation")},
 		l.id, leaseTime.Milliseconds(), first, left, newUUID().String()).Slice()
 	if err != nil {
-		l.begin()
+		if !was.alone {
+			l.begin()
+		}
 		st.faulty, st.failures = true, was.failures+1 // who was alone stays so until its lease runs out
+		st.refused = errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
 		return &st, err
 	}
 	generation, _ := reply[0].(string)
 	others, _ := reply[1].(int64)
-	run, _ := reply[2].(string)
-	st.generation, st.run, st.sent, st.alone = generation, run, sent, others == 0
-	st.failures = 0
+	lost, _ := reply[2].(int64)
+	run, _ := reply[3].(string)
+	if generation != was.generation {
+		st.turned = time.Now()
+	}
+	restarted := run != was.run && was.run != ""
+	if lost == 1 || restarted || generation != was.generation && was.generation != "" {
+		st.unsure = sent.Add(leaseTime)
+	}
+	st.generation, st.run, st.sent, st.failures = generation, run, sent, 0
+	st.alone = others == 0 && !sent.Before(st.unsure)
 	switch {
 	case st.alone:
 		st.faulty = false
 		if !was.alone || time.Since(was.sent) >= leaseTime {
 			st.epoch++ // others may have come and gone
 		}
-	case was.alone, run != was.run && was.run != "", time.Since(sent) > beatLimit:
+	case was.alone, restarted, time.Since(sent) > beatLimit:
 		// What was written alone has not been told to anybody; another life of Redis may be an earlier
 		// state; in a slow one others may have missed something.
 		l.begin()

@@ -135,7 +135,9 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	t.Helper()
 	ts := &testServer{t: t, log: &lockedBuffer{}}
 	var err error
-	ts.server, err = newServer(t.Context(), testConfig(t, database, env...), slog.New(slog.NewJSONHandler(ts.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	cfg := testConfig(t, database, env...)
+	knownAlone(t, cfg)
+	ts.server, err = newServer(t.Context(), cfg, slog.New(slog.NewJSONHandler(ts.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +152,18 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 		ts.checkLog(t)
 	})
 	return ts
+}
+
+// knownAlone has a server not wait for others of whom an empty Redis cannot tell.
+func knownAlone(t testing.TB, cfg config) {
+	t.Helper()
+	options, err := redis.ParseURL(string(cfg.redisURL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	defer client.Close()
+	client.SetNX(context.Background(), cfg.redisSpace+":{cache}:generation", "first", time.Hour) // where there is no Redis there is nothing to know
 }
 
 // run is a subtest on the same server; failures of its requests are its own.

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// redisProcess is a Redis of one test, which may be paused, emptied and killed.
+type redisProcess struct {
+	t      testing.TB
+	dir    string
+	socket string
+	cmd    *exec.Cmd
+}
+
+// newRedisProcess starts one with an append-only file, of which a kill may cost the last second.
+func newRedisProcess(t testing.TB) *redisProcess {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tfr")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &redisProcess{t: t, dir: dir, socket: filepath.Join(dir, "r.sock")}
+	p.start()
+	t.Cleanup(func() {
+		p.kill()
+		os.RemoveAll(dir)
+	})
+	return p
+}
+
+func (p *redisProcess) start() {
+	os.Remove(p.socket)
+	p.cmd = exec.Command("redis-server", "--port", "0", "--unixsocket", p.socket, "--save", "", "--appendonly", "yes", "--dir", p.dir)
+	if err := p.cmd.Start(); err != nil {
+		p.t.Error(err)
+	}
+}
+
+func (p *redisProcess) kill() {
+	p.cmd.Process.Kill()
+	p.cmd.Wait()
+}
+
+func (p *redisProcess) url() string { return "unix://" + p.socket }
+
+// pause stops a process for a while, as a machine does that swaps or moves.
+func pause(process *os.Process, d time.Duration) {
+	process.Signal(syscall.SIGSTOP)
+	time.Sleep(d)
+	process.Signal(syscall.SIGCONT)
+}
+
+// coherence is a history: what was acknowledged before a read began must be in it.
+type coherence struct {
+	t         *testing.T
+	processes []*process
+	reads     atomic.Int64
+	writes    atomic.Int64
+	failures  atomic.Int64
+}
+
+// call sends a request to some process and decodes its answer.
+func (c *coherence) call(as *client, process int, method, path, body string, into any) int {
+	req, err := http.NewRequest(method, c.processes[process].http.URL+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Error(err)
+		return 0
+	}
+	req.Header.Set("Authorization", "Bearer "+as.token)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	sent := time.Now()
+	resp, err := testHTTP.Do(req)
+	if took := time.Since(sent); took > 4*time.Second {
+		c.t.Logf("%s %s at process %d took %v", method, path, process, took)
+	}
+	if err != nil {
+		c.failures.Add(1)
+		return 0
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 500 {
+		c.t.Errorf("%s %s at process %d: %d %v %s", method, path, process, resp.StatusCode, err, text)
+		return 0
+	}
+	if into != nil {
+		if err := json.Unmarshal(text, into); err != nil && resp.StatusCode < 300 {
+			c.t.Error(err)
+		}
+	}
+	return resp.StatusCode
+}
+
+func (c *coherence) some() int { return rand.N(len(c.processes)) }
+
+// register is something with a number that grows, and the last one that was acknowledged.
+type register struct {
+	path, ref, id string
+	acknowledged  atomic.Int64
+}
+
+// write makes the number grow until ctx ends, at any process.
+func (c *coherence) write(ctx context.Context, as *client, r *register, field string) {
+	for n := int64(1); ctx.Err() == nil; n++ {
+		if c.call(as, c.some(), "PATCH", r.path, fmt.Sprintf(`{"%s":"%d"}`, field, 1000+n), nil) == 200 {
+			r.acknowledged.Store(1000 + n)
+			c.writes.Add(1)
+		}
+		time.Sleep(rand.N(40 * time.Millisecond))
+	}
+}
+
+type titled struct{ ID, Title, Name string }
+
+func (c *coherence) check(what string, process int, got string, want int64) {
+	c.reads.Add(1)
+	if n, _ := strconv.ParseInt(got, 10, 64); n < want {
+		c.t.Errorf("%s at process %d is %q, older than %d, which was acknowledged before", what, process, got, want)
+	}
+}
+
+// read reads everything, over and over, in every way and at any process.
+func (c *coherence) read(ctx context.Context, as *client, project *register, tasks []*register) {
+	for ; ctx.Err() == nil; time.Sleep(rand.N(5 * time.Millisecond)) {
+		process, task := c.some(), tasks[rand.N(len(tasks))]
+		switch rand.N(4) {
+		case 0, 1:
+			path, want := task.path, task.acknowledged.Load()
+			if rand.N(2) == 0 {
+				path = "/api/v1/tasks/" + task.ref
+			}
+			var got titled
+			if c.call(as, process, "GET", path, "", &got) == 200 {
+				c.check(path, process, got.Title, want)
+			}
+		case 2:
+			want := project.acknowledged.Load()
+			var got titled
+			if c.call(as, process, "GET", project.path, "", &got) == 200 {
+				c.check(project.path, process, got.Name, want)
+			}
+		case 3:
+			want := map[string]int64{}
+			for _, task := range tasks {
+				want[task.id] = task.acknowledged.Load()
+			}
+			var got struct{ Items []titled }
+			if c.call(as, process, "GET", "/api/v1/tasks?projectId="+project.id, "", &got) == 200 {
+				for _, item := range got.Items {
+					c.check("the list's "+item.ID, process, item.Title, want[item.ID])
+				}
+			}
+		}
+	}
+}
+
+// rights gives and takes rights and sessions; each change holds for the very next request to any process.
+func (c *coherence) rights(ctx context.Context, owner, guest *client, project, task *register) {
+	expect := func(as *client, path string, want int, after string) {
+		for i := range c.processes {
+			if got := c.call(as, i, "GET", path, "", nil); got != want && got != 0 {
+				c.t.Errorf("%s: got %d at process %d %s, want %d", path, got, i, after, want)
+			}
+		}
+	}
+	for ctx.Err() == nil {
+		expect(guest, task.path, 404, "before he is a member")
+		if c.call(owner, c.some(), "POST", project.path+"/members", `{"userId":"`+guest.id+`","role":"viewer"}`, nil) == 201 {
+			expect(guest, task.path, 200, "once he is a member")
+		}
+		for c.call(owner, c.some(), "DELETE", project.path+"/members/"+guest.id, "", nil) == 0 && ctx.Err() == nil {
+		}
+		if ctx.Err() == nil {
+			expect(guest, project.path, 404, "once he is removed")
+		}
+		again := &client{}
+		var signedIn struct{ AccessToken string }
+		if c.call(again, c.some(), "POST", loginPath, jsonOf(credentials{guest.email, testPassword}), &signedIn) == 200 {
+			again.token = signedIn.AccessToken
+			expect(again, "/api/v1/me", 200, "with a session")
+			if c.call(again, c.some(), "POST", "/api/v1/auth/logout", "", nil) == 204 {
+				expect(again, "/api/v1/me", 401, "once the session has ended")
+			}
+		}
+	}
+}
+
+// Three processes share one cache while Redis is paused, emptied and killed, and the processes are
+// paused and killed themselves: what was acknowledged is what everybody reads from then on.
+func TestNobodyReadsWhatIsOlderThanAnAcknowledgedWrite(t *testing.T) {
+	t.Parallel()
+	length := time.Minute
+	if testing.Short() {
+		length = 10 * time.Second
+	}
+	store := newRedisProcess(t)
+	env := serverEnv(t, "REDIS_URL="+store.url(), "DATABASE_MAX_CONNS=6")
+	c := &coherence{t: t}
+	for range 3 {
+		c.processes = append(c.processes, launch(t, env))
+	}
+	owner, guest := c.processes[0].signUp("Owner"), c.processes[0].signUp("Guest")
+	reader := c.processes[0].signUp("Reader")
+	id := owner.project("Shared")
+	owner.add(id, reader, roleViewer)
+	project := &register{path: "/api/v1/projects/" + id, id: id}
+	var tasks []*register
+	for range 4 {
+		made := owner.post("/api/v1/tasks", `{"projectId":"`+id+`","title":"1000"}`).want(201)
+		tasks = append(tasks, &register{path: "/api/v1/tasks/" + made.str("id"), ref: made.str("ref"), id: made.str("id")})
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), length)
+	defer cancel()
+	var all sync.WaitGroup
+	all.Go(func() { c.write(ctx, owner, project, "name") })
+	for _, task := range tasks {
+		all.Go(func() { c.write(ctx, owner, task, "title") })
+	}
+	for range 6 {
+		all.Go(func() { c.read(ctx, reader, project, tasks) })
+	}
+	all.Go(func() { c.rights(ctx, owner, guest, project, tasks[0]) })
+	for turn := 0; ctx.Err() == nil; turn++ {
+		sleep(ctx, 2*time.Second)
+		switch turn % 5 {
+		case 0:
+			pause(store.cmd.Process, rand.N(2*time.Second))
+		case 1:
+			client := redis.NewClient(&redis.Options{Network: "unix", Addr: store.socket})
+			if err := client.FlushAll(context.Background()).Err(); err != nil {
+				t.Error(err)
+			}
+			client.Close()
+		case 2:
+			store.kill()
+			time.Sleep(rand.N(500 * time.Millisecond))
+			store.start()
+		case 3:
+			pause(c.processes[rand.N(len(c.processes))].cmd.Process, rand.N(3*time.Second))
+		case 4:
+			time.Sleep(2 * time.Second) // all in good health
+		}
+	}
+	all.Wait()
+	t.Logf("%d reads, %d writes, %d requests without an answer", c.reads.Load(), c.writes.Load(), c.failures.Load())
+	if c.reads.Load() < 100 || c.writes.Load() < 20 {
+		t.Errorf("only %d reads and %d writes", c.reads.Load(), c.writes.Load())
+	}
+}
