@@ -476,19 +476,23 @@ func parseUUID(s string) (uuid, error) {
 }
 
 func (u uuid) String() string {
-	text, _ := u.MarshalText()
-	return string(text)
+	text := u.text()
+	return string(text[:])
 }
 
 func (u uuid) MarshalText() ([]byte, error) {
-	out := make([]byte, 36)
+	text := u.text()
+	return text[:], nil
+}
+
+func (u uuid) text() (out [36]byte) {
 	hex.Encode(out[0:8], u[0:4])
 	hex.Encode(out[9:13], u[4:6])
 	hex.Encode(out[14:18], u[6:8])
 	hex.Encode(out[19:23], u[8:10])
 	hex.Encode(out[24:36], u[10:16])
 	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
-	return out, nil
+	return out
 }
 
 // UnmarshalText fails with the error that encoding/json completes with the field's name.

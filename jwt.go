@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -17,6 +18,7 @@ const (
 	jwtIssuer    = "taskflow"
 	jwtAudience  = "taskflow-api"
 	jwtClockSkew = 30 * time.Second // allowed between the clocks of API processes
+	maxVerified  = 10_000           // tokens remembered, some 500 bytes each
 )
 
 // keyring holds the signing secrets: the first signs, all verify, so that a secret can be changed
@@ -24,10 +26,13 @@ const (
 type keyring struct {
 	secrets [][]byte
 	now     func() time.Time
+
+	mu       sync.Mutex
+	verified map[string]claims // of tokens seen lately, whose signature and form are good
 }
 
 func newKeyring(secrets ...secret) *keyring {
-	k := &keyring{now: time.Now}
+	k := &keyring{now: time.Now, verified: map[string]claims{}}
 	for _, s := range secrets {
 		if s != "" {
 			k.secrets = append(k.secrets, []byte(s))
@@ -113,10 +118,37 @@ func signature(key []byte, signed string) []byte {
 var errToken = errors.New("access token not valid")
 
 // verifyAccess returns the claims of a token that this server signed and that is valid now.
-// The signature is checked before anything of the content is looked at; everything about the
-// token but its claims must be exactly as this server writes it.
+// A token that was verified before is only compared, and its times judged anew.
 func (k *keyring) verifyAccess(token string) (claims, error) {
-	if len(token) > maxJWT || strings.Count(token, ".") != 2 {
+	if len(token) > maxJWT {
+		return claims{}, errToken
+	}
+	k.mu.Lock()
+	c, known := k.verified[token]
+	k.mu.Unlock()
+	if !known {
+		var err error
+		if c, err = k.openAccess(token); err != nil {
+			return claims{}, err
+		}
+		k.mu.Lock()
+		if len(k.verified) >= maxVerified {
+			clear(k.verified)
+		}
+		k.verified[token] = c
+		k.mu.Unlock()
+	}
+	now, skew := k.now().Unix(), int64(jwtClockSkew.Seconds())
+	if now >= c.Expires || now < c.NotBefore-skew || now < c.IssuedAt-skew {
+		return claims{}, errToken
+	}
+	return c, nil
+}
+
+// openAccess checks a token's signature before anything of its content is looked at. Everything about
+// the token but its claims must be exactly as this server writes it.
+func (k *keyring) openAccess(token string) (claims, error) {
+	if strings.Count(token, ".") != 2 {
 		return claims{}, errToken
 	}
 	signed, sig, _ := cutLast(token, ".")
@@ -126,13 +158,13 @@ func (k *keyring) verifyAccess(token string) (claims, error) {
 	}
 	for _, secret := range k.secrets {
 		if hmac.Equal(mac, signature(derive(secret, "access"), signed)) {
-			return k.readClaims(signed, secret)
+			return readClaims(signed, secret)
 		}
 	}
 	return claims{}, errToken
 }
 
-func (k *keyring) readClaims(signed string, secret []byte) (claims, error) {
+func readClaims(signed string, secret []byte) (claims, error) {
 	head, body, _ := strings.Cut(signed, ".")
 	var header jwtHeader
 	var c claims
@@ -140,10 +172,6 @@ func (k *keyring) readClaims(signed string, secret []byte) (claims, error) {
 		return claims{}, errToken
 	}
 	if header != (jwtHeader{"HS256", keyID(secret), "at+jwt"}) || c.Issuer != jwtIssuer || c.Audience != jwtAudience {
-		return claims{}, errToken
-	}
-	now, skew := k.now().Unix(), int64(jwtClockSkew.Seconds())
-	if now >= c.Expires || now < c.NotBefore-skew || now < c.IssuedAt-skew {
 		return claims{}, errToken
 	}
 	return c, nil
