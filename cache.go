@@ -81,7 +81,7 @@ type cache struct {
 func openCache(options *redis.Options, space string, log *slog.Logger) *cache {
 	own := *options
 	own.MaxRetries, own.ReadTimeout, own.WriteTimeout = -1, leaseTime/2, leaseTime/2
-	own.PoolSize, own.MinIdleConns = 4, 0
+	own.PoolSize, own.MinIdleConns, own.ConnMaxIdleTime = 4, 4, -1 // a new connection costs a moment of trust
 	lease := &lease{space: space, id: newUUID().String(), log: log, joined: make(chan struct{})}
 	own.OnConnect = lease.connected
 	lease.redis = redis.NewClient(&own)

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -267,3 +269,205 @@ func TestNobodyReadsWhatIsOlderThanAnAcknowledgedWrite(t *testing.T) {
 		t.Errorf("only %d reads and %d writes", c.reads.Load(), c.writes.Load())
 	}
 }
+
+// traffic counts what a server asks of its stores.
+type traffic struct {
+	trips, statements, redis atomic.Int64
+}
+
+func (c *traffic) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	c.trips.Add(1)
+	c.statements.Add(1)
+	return ctx
+}
+func (c *traffic) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (c *traffic) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	c.trips.Add(1)
+	c.statements.Add(int64(data.Batch.Len()))
+	return ctx
+}
+func (c *traffic) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (c *traffic) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+
+func (c *traffic) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (c *traffic) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if name := cmd.Name(); name != "evalsha" && name != "eval" { // the lease's beat
+			c.redis.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
+func (c *traffic) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.redis.Add(1)
+		return next(ctx, cmds)
+	}
+}
+
+// count has a server's traffic with PostgreSQL, and with Redis for its cache, counted.
+func (ts *testServer) count() *traffic {
+	ts.t.Helper()
+	c := &traffic{}
+	cfg := ts.db.pool.Config()
+	cfg.ConnConfig.Tracer = c
+	pool, err := pgxpool.NewWithConfig(ts.t.Context(), cfg)
+	if err != nil {
+		ts.t.Fatal(err)
+	}
+	ts.db.pool.Close()
+	ts.db.pool = pool
+	if ts.cache != nil {
+		ts.cache.redis.AddHook(c)
+	}
+	return c
+}
+
+// since is what was counted since it was asked last: round trips and statements to PostgreSQL, and
+// round trips of the cache to Redis.
+func (c *traffic) since() [3]int64 {
+	return [3]int64{c.trips.Swap(0), c.statements.Swap(0), c.redis.Swap(0)}
+}
+
+func TestRoundTripsOfRequests(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"alone", "beside another process", "without a cache"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			env := "CACHE=on"
+			if mode == "without a cache" {
+				env = "CACHE=off"
+			}
+			ts := newTestServer(t, env)
+			if mode == "beside another process" {
+				startTestServer(t, ts.config.databaseURL)
+				soon(t, "both processes trust their cache", func() bool {
+					st := ts.cache.lease.now()
+					return !st.alone && st.trusted(time.Now())
+				})
+			}
+			alice := ts.signUp("Alice")
+			bob := ts.signUp("Bob")
+			project := alice.project("Launch")
+			alice.add(project, bob, roleMember)
+			made := alice.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"One"}`).want(201)
+			other := alice.task(project, "Two")
+			task, ref := "/api/v1/tasks/"+made.str("id"), "/api/v1/tasks/"+made.str("ref")
+			list, stats := "/api/v1/tasks?projectId="+project, "/api/v1/projects/"+project+"/stats"
+			ts.runs("project.stats", nil)
+			for _, path := range []string{task, ref} { // where they are is known from now on
+				alice.get(path).want(200)
+			}
+			c := ts.count()
+			change := func() {
+				alice.patch("/api/v1/projects/"+project, fmt.Sprintf(`{"name":"Name %d"}`, rand.N(1<<30))).want(200)
+			}
+			for _, test := range []struct {
+				what            string
+				send            func() *answer
+				miss            [2]int64 // round trips and statements to PostgreSQL, when the project has changed
+				write           bool
+				withoutAnything [2]int64 // and with CACHE=off, where the caller is read by himself
+			}{
+				{"read a task", func() *answer { return alice.get(task) }, [2]int64{1, 1}, false, [2]int64{1, 1}},
+				{"read a task by its ref", func() *answer { return alice.get(ref) }, [2]int64{1, 1}, false, [2]int64{1, 1}},
+				{"list tasks", func() *answer { return alice.get(list + "&limit=20") }, [2]int64{1, 2}, false, [2]int64{1, 2}},
+				{"list some tasks", func() *answer { return alice.get(list + "&status=todo&assigneeId=me&sort=-priority") }, [2]int64{1, 2}, false, [2]int64{1, 2}},
+				{"read a project", func() *answer { return alice.get("/api/v1/projects/" + project) }, [2]int64{1, 1}, false, [2]int64{1, 1}},
+				{"read its figures", func() *answer { return alice.get(stats) }, [2]int64{2, 3}, false, [2]int64{2, 3}},
+				{"create a task", func() *answer { return alice.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"Made"}`) }, [2]int64{1, 2}, true, [2]int64{2, 3}},
+				{"create an assigned task", func() *answer {
+					return alice.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"Made","assigneeId":"`+bob.id+`"}`)
+				}, [2]int64{1, 3}, true, [2]int64{2, 4}},
+				{"change a task", func() *answer { return alice.patch(task, fmt.Sprintf(`{"title":"T %d"}`, rand.N(1<<30))) }, [2]int64{1, 3}, true, [2]int64{2, 4}},
+				{"move a task", func() *answer { return alice.post(task+"/move", `{"after":"`+other+`"}`) }, [2]int64{1, 4}, true, [2]int64{2, 5}},
+				{"watch a task", func() *answer { return alice.put(task+"/watch", "") }, [2]int64{1, 2}, true, [2]int64{2, 3}},
+			} {
+				want, wantAgain := [3]int64{test.miss[0], test.miss[1], 0}, [3]int64{}
+				if test.write {
+					wantAgain = want
+				}
+				switch mode {
+				case "without a cache":
+					want = [3]int64{test.withoutAnything[0], test.withoutAnything[1], 0}
+					wantAgain = want
+				case "beside another process":
+					want[2], wantAgain[2] = 1, 1 // all scopes together
+					if test.write {
+						want[2], wantAgain[2] = 2, 2 // the caller's, and then the project's new token
+					}
+				}
+				var first, again [3]int64
+				right := func() bool {
+					change()
+					c.since()
+					test.send()
+					first = c.since()
+					test.send()
+					again = c.since()
+					if mode == "beside another process" && !test.write {
+						first[2], again[2] = min(first[2], 1), min(again[2], 1) // what was read is put into Redis, sooner or later
+					}
+					repeats := strings.HasPrefix(test.what, "watch") || strings.HasPrefix(test.what, "move") // the second changes nothing
+					return first == want && (again == wantAgain || repeats)
+				}
+				// On a busy machine a beat may be late, and the cache be off for a moment.
+				for deadline := time.Now().Add(20 * time.Second); !right(); time.Sleep(beatEvery) {
+					if time.Now().After(deadline) || mode == "without a cache" {
+						t.Errorf("%s: got %v and then %v round trips, statements and round trips to Redis, want %v and then %v", test.what, first, again, want, wantAgain)
+						break
+					}
+				}
+			}
+		})
+	}
+}
+
+// Many clients want the same answer at the moment it has to be made anew: it is made once.
+func TestAHerdCausesOneQuery(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice := ts.signUp("Alice")
+	project := alice.project("Launch")
+	task := alice.task(project, "Hot")
+	path := "/api/v1/tasks/" + task
+	alice.get(path).want(200)
+	alice.get(path).want(200)
+	c := ts.count()
+	id, err := parseUUID(project)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts.cache.forget([]uuid{id})
+	hold, err := ts.db.pool.Acquire(t.Context()) // so that the query takes as long as it takes all to come
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Release()
+	if _, err := hold.Exec(t.Context(), `BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	c.since()
+	var herd sync.WaitGroup
+	var came atomic.Int64
+	for range 500 {
+		herd.Go(func() {
+			came.Add(1)
+			if got := alice.again().get(path); got.status != 200 {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+		})
+	}
+	soon(t, "all have come", func() bool { return came.Load() == 500 && c.trips.Load() > 0 })
+	time.Sleep(100 * time.Millisecond)
+	if _, err := hold.Exec(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	herd.Wait()
+	if got := c.since(); got[1] != 2 { // one, and the ROLLBACK
+		t.Errorf("500 clients caused %d statements, want one", got[1]-1)
+	}
+}
+
+// again is the same client, for requests at the same time.
+func (c *client) again() *client { return &client{s: c.s, token: c.token, id: c.id, email: c.email} }
