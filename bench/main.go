@@ -3,9 +3,10 @@
 // each contestant is set up. It must run in its own folder; `make bench-queue` does that.
 //
 //	main.go      which contestant does what, in which order
-//	process.go   building contestants and talking to them
+//	process.go   talking to contestants
 //	stores.go    the private PostgreSQL and Redis, and what they count
-//	table.go     medians, ratios, and the page
+//	table.go     ratios, and the page
+//	harness/     what this benchmark shares with that of the API, in api/
 //	contest/     what the contestants in Go do alike
 //	asynq/ river/ bullmq/ and ../queue_bench_test.go   the contestants
 package main
@@ -21,6 +22,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"taskflow/bench/harness"
 )
 
 const (
@@ -86,7 +89,10 @@ func main() {
 
 func run(ctx context.Context, o options) error {
 	started := time.Now()
-	if err := build(ctx); err != nil {
+	if err := harness.BuildContestant(ctx); err != nil {
+		return err
+	}
+	if err := harness.Build(ctx, "./asynq", "./river"); err != nil {
 		return err
 	}
 	s, err := openStores(ctx, o.tcp)
@@ -261,13 +267,13 @@ func (b *bench) latency(ctx context.Context, part part, c contestant) error {
 	slices.Sort(steady.Ms)
 	slices.Sort(idle.Ms)
 	add := func(f figure, value float64) { b.figures.add(key{part, c.name, 0, f}, b.round, value) }
-	add(steadyP50, percentile(steady.Ms, 0.50))
-	add(steadyP99, percentile(steady.Ms, 0.99))
-	add(pickupP50, percentile(idle.Ms, 0.50))
-	add(pickupP99, percentile(idle.Ms, 0.99))
+	add(steadyP50, harness.Percentile(steady.Ms, 0.50))
+	add(steadyP99, harness.Percentile(steady.Ms, 0.99))
+	add(pickupP50, harness.Percentile(idle.Ms, 0.50))
+	add(pickupP99, harness.Percentile(idle.Ms, 0.99))
 	add(pickupSamples, float64(len(idle.Ms)))
 	fmt.Fprintf(os.Stderr, "  %-8s steady p50 %.2f ms, p99 %.2f ms; idle p50 %.2f ms, p99 %.2f ms\n", c.name,
-		percentile(steady.Ms, 0.50), percentile(steady.Ms, 0.99), percentile(idle.Ms, 0.50), percentile(idle.Ms, 0.99))
+		harness.Percentile(steady.Ms, 0.50), harness.Percentile(steady.Ms, 0.99), harness.Percentile(idle.Ms, 0.50), harness.Percentile(idle.Ms, 0.99))
 	return nil
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,56 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
+
+	"taskflow/bench/harness"
 )
-
-// programs is where the contestants are built, seen from bench/.
-const programs = "../bin/bench"
-
-// build makes the contestants written in Go. TaskFlow's is the test binary of its package with
-// queue_bench_test.go, and with contest/contest.go put in as one more file.
-func build(ctx context.Context) error {
-	dir, err := filepath.Abs(programs)
-	if err != nil {
-		return err
-	}
-	root := filepath.Dir(filepath.Dir(dir))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	text, err := os.ReadFile("contest/contest.go")
-	if err != nil {
-		return fmt.Errorf("%w; run this in the folder bench", err)
-	}
-	inside := filepath.Join(dir, "contest_test.go")
-	if err := os.WriteFile(inside, bytes.Replace(text, []byte("\npackage contest\n"), []byte("\npackage main\n"), 1), 0o644); err != nil {
-		return err
-	}
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, "contest_test.go"): inside}})
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644); err != nil {
-		return err
-	}
-	for _, cmd := range []*exec.Cmd{
-		goCommand(ctx, root, "test", "-c", "-tags=contest", "-overlay="+filepath.Join(dir, "overlay.json"), "-o="+filepath.Join(dir, "taskflow"), "."),
-		goCommand(ctx, ".", "build", "-o="+dir+"/", "./asynq", "./river"),
-	} {
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
-		}
-	}
-	return nil
-}
-
-func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, os.Stderr, os.Stderr
-	return cmd
-}
 
 // process is a running contestant.
 type process struct {
@@ -80,17 +34,12 @@ type answer struct {
 }
 
 func start(ctx context.Context, c contestant, s *stores) (*process, error) {
-	return startProgram(ctx, c.name, c.command, c.env(s))
-}
-
-// startProgram runs a program of ours, or one on PATH.
-func startProgram(ctx context.Context, name string, command, env []string) (*process, error) {
-	program := filepath.Join(programs, command[0])
+	program := filepath.Join(harness.Programs, c.command[0])
 	if _, err := os.Stat(program); err != nil {
-		program = command[0]
+		program = c.command[0] // on PATH
 	}
-	p := &process{name: name, cmd: exec.CommandContext(ctx, program, command[1:]...)}
-	p.cmd.Env = append(os.Environ(), env...)
+	p := &process{name: c.name, cmd: exec.CommandContext(ctx, program, c.command[1:]...)}
+	p.cmd.Env = append(os.Environ(), c.env(s)...)
 	p.cmd.Stderr = os.Stderr
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
@@ -102,7 +51,7 @@ func startProgram(ctx context.Context, name string, command, env []string) (*pro
 	}
 	p.out = bufio.NewReader(out)
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return nil, fmt.Errorf("start %s: %w", c.name, err)
 	}
 	return p, nil
 }
