@@ -3,6 +3,7 @@
 # make test    all tests, on a PostgreSQL and a Redis of their own; ARGS='-run Task -v' for some
 # make check   format, vet, staticcheck, test
 # make e2e     what the tests saw against openapi.yaml, and the pages in a real browser
+# make bench   the API beside a bare net/http handler and pgbench; writes bench/RESULTS.md
 # make bench-queue  the job queue beside asynq, BullMQ and River; writes bench/QUEUE.md
 # make tools   install all that these need besides Go: PostgreSQL, Redis, gcc, Chromium, Node
 # make clean   remove what was built; the data stays
@@ -79,7 +80,12 @@ need = missing=; \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
 	fi
 
-.PHONY: bench-queue
+.PHONY: bench bench-queue
+bench: go
+	@$(call need,$(SERVERS) pgbench:postgresql wrk:wrk)
+	@$(MAKE) --no-print-directory build
+	cd bench && go build -o ../bin/bench/ ./api && exec ../bin/bench/api $(ARGS)
+
 bench-queue: go
 	@$(call need,$(SERVERS) node:nodejs npm:npm)
 	cd bench && npm ci --ignore-scripts --no-audit --no-fund && go run . $(ARGS)
