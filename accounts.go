@@ -242,11 +242,16 @@ func (s *server) handleSetPassword(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	if right, err := s.checkPassword(r.Context(), stored.PasswordHash, in.CurrentPassword); err != nil {
+	guess, err := s.guess(r, stored.Email)
+	if err != nil {
+		return err
+	}
+	if right, err := guess.check(r.Context(), stored.PasswordHash, in.CurrentPassword); err != nil {
 		return err
 	} else if !right {
 		return newProblem("wrong_password", "")
 	}
+	guess.forgive()
 	hash, err := s.hashPassword(r.Context(), in.NewPassword)
 	if err != nil {
 		return err

@@ -139,9 +139,8 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts.http = httptest.NewUnstartedServer(ts.handler())
-	ts.http.Config.MaxHeaderBytes = 16 << 10 // as serve has it
-	ts.http.Config.DisableGeneralOptionsHandler = true
+	ts.http = httptest.NewUnstartedServer(nil)
+	ts.http.Config = newWeb(ts.handler(), ts.server.log)
 	ts.http.Start()
 	t.Cleanup(func() {
 		ts.http.Close()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 )
@@ -126,31 +127,76 @@ func (s *server) workerHandler() http.Handler {
 	return s.front(mux)
 }
 
-// guard lets a route's callers in and answers its errors.
+// guard lets a route's callers in, as often as they may, and answers its errors.
 func (s *server) guard(rt route) http.Handler {
+	handle, limiter := rt.handle, s.limitOf(rt)
+	if rt.who != anyone && strings.HasPrefix(rt.pattern, "POST ") {
+		handle = s.once(rt.handle)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec, _ := w.(*recorder)
 		rec.route = rt.pattern
-		if rt.who != anyone {
-			c, err := s.authenticate(r)
-			if err == nil && rt.who == globalAdmins && c.Role != globalAdmin {
-				err = newProblem("forbidden", "Only admins of the installation may do this.")
-			}
-			if err != nil {
-				s.fail(w, r, err)
-				return
-			}
-			rec.user = c.ID.String()
-			r = r.WithContext(withCaller(r.Context(), c))
+		r, err := s.admit(rec, r, rt, limiter)
+		if err == nil {
+			err = limit(rec, r, rt.who)
 		}
-		if err := limit(rec, r, rt.who); err != nil {
-			s.fail(w, r, err)
-			return
+		if err == nil {
+			err = handle(w, r)
 		}
-		if err := rt.handle(w, r); err != nil {
+		if err != nil {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// admit finds out who calls a route, and refuses him if he may not, or not so often. The request it
+// returns knows its caller.
+func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*http.Request, error) {
+	if rt.who == anyone {
+		return r, charge(rec, l, addressKey(r), cost(rt, r))
+	}
+	c, err := s.authenticate(r)
+	if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusUnauthorized {
+		if limited := charge(rec, l, addressKey(r), 1); limited != nil {
+			return r, limited
+		}
+	}
+	if err != nil {
+		return r, err
+	}
+	rec.user = c.ID.String()
+	r = r.WithContext(withCaller(r.Context(), c))
+	if err := charge(rec, l, limitKey{'u', c.ID}, cost(rt, r)); err != nil {
+		return r, err
+	}
+	if rt.who == globalAdmins && c.Role != globalAdmin {
+		return r, newProblem("forbidden", "Only admins of the installation may do this.")
+	}
+	return r, nil
+}
+
+// limitOf is the limit that a route's requests count against; nil for pages and for how the process is.
+// Refreshing counts as any request of an address: people of one office share it, and no token can be guessed.
+func (s *server) limitOf(rt route) *limiter {
+	_, path, _ := strings.Cut(rt.pattern, " ")
+	switch {
+	case !strings.HasPrefix(path, "/api/"):
+		return nil
+	case rt.who == anyone && path != "/api/v1/auth/refresh":
+		return s.signIns
+	}
+	return s.requests
+}
+
+// cost is how many requests one counts as.
+func cost(rt route, r *http.Request) int {
+	switch {
+	case rt.pattern == "POST /api/v1/tasks/bulk":
+		return 20
+	case strings.Contains(r.URL.RawQuery, "search=") || strings.Contains(r.URL.RawQuery, "total="):
+		return 5
+	}
+	return 1
 }
 
 // limit bounds what a request may bring: a stranger a small body, and only a read a query.

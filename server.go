@@ -16,7 +16,15 @@ type server struct {
 	redis   redis.UniversalClient
 	keys    *keyring      // signs tokens and cursors
 	hashing chan struct{} // one slot for each password hash that may run at once
+	waiting atomic.Int64  // hashes that wait for a slot
 	outbox  *outbox
+
+	requests *limiter // what one caller may ask for; nil: no limit
+	signIns  *limiter // sign-ins and the like from one address; nil: no limit
+	guesses  struct { // wrong passwords
+		pair, network, account *limiter
+	}
+
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob
 	stopping    atomic.Bool // the process is about to end: not ready for new requests
