@@ -122,7 +122,6 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	}
 	found, err := queryAll[storedPassword](r.Context(), s.db, passwordByEmailSQL, canonicalEmail(in.Email))
 	if err != nil {
-		guess.forgive()
 		return err
 	}
 	var stored storedPassword
@@ -133,10 +132,12 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if right && !stored.IsActive {
+		guess.wrong()
+	}
 	if !right || !stored.IsActive {
 		return newProblem("invalid_credentials", "")
 	}
-	guess.forgive()
 	b := &pgx.Batch{}
 	out := s.queueSession(b, r, stored.ID, stored.PasswordHash)
 	b.Queue(accountByIDSQL, stored.ID)

@@ -53,13 +53,13 @@ func (r rate) free(full, now time.Time) int {
 }
 
 // draw takes permits from a bucket: none if there are less than need, otherwise need and, while there
-// are many left, up to want. The same stands in drawScript. A need below zero puts permits back.
+// are many left, up to want. The same stands in drawScript.
 func (r rate) draw(full, now time.Time, need, want int) (int, time.Time) {
 	if full.Before(now) {
 		full = now
 	}
 	free := r.free(full, now)
-	if free < need {
+	if free < need || want == 0 {
 		return 0, full
 	}
 	granted := max(need, min(want, free/4))
@@ -77,14 +77,10 @@ local interval, quota, need, want = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumb
 local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '') or now, now)
 local free = quota - math.ceil((full - now) / interval)
 local granted = 0
-if free >= need then
+if free >= need and want > 0 then
 	granted = math.max(need, math.min(want, math.floor(free / 4)))
-	full = math.max(full + granted * interval, now)
-	if full > now then
-		redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
-	else
-		redis.call('DEL', KEYS[1])
-	end
+	full = full + granted * interval
+	redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
 end
 return {granted, full - now}`)
 
@@ -176,39 +172,56 @@ func (l *limiter) take(key limitKey, cost int) allowance {
 	b := l.bucket(key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if short := cost - b.leased; short > 0 && l.rate.free(b.full, now) >= short { // else asking would be in vain
-		b.leased += l.draw(key, b, short, max(short, l.part))
+	if short := cost - b.leased; short > 0 && l.rate.free(b.full, time.Now()) >= short { // else asking would be in vain
+		b.leased += l.draw(key, b, l.rate, short, max(short, l.part))
 	}
-	a := allowance{ok: b.leased >= cost}
-	if a.ok {
-		b.leased -= cost
-	} else {
-		short := time.Duration(cost - b.leased)
-		a.wait = max(time.Millisecond, b.full.Sub(now)-l.rate.interval()*(time.Duration(l.rate.quota)-short))
+	if b.leased < cost {
+		return l.refusal(b, cost)
 	}
-	a.left = min(l.rate.quota, b.leased+l.rate.free(b.full, now))
-	a.full = l.rate.interval() * time.Duration(l.rate.quota-a.left)
-	return a
+	b.leased -= cost
+	left := min(l.rate.quota, b.leased+l.rate.free(b.full, time.Now()))
+	return allowance{ok: true, left: left, full: l.rate.interval() * time.Duration(l.rate.quota-left)}
 }
 
-// giveBack returns permits that were taken and turned out not to count.
-func (l *limiter) giveBack(key limitKey, n int) {
+// refusal tells when there will be as many permits as a request costs.
+func (l *limiter) refusal(b *bucket, cost int) allowance {
+	now := time.Now()
+	left := b.leased + l.rate.free(b.full, now)
+	wait := b.full.Sub(now) - l.rate.interval()*time.Duration(l.rate.quota-cost+b.leased)
+	return allowance{left: left, full: l.rate.interval() * time.Duration(l.rate.quota-left), wait: max(time.Millisecond, wait)}
+}
+
+// look tells whether a caller has a permit left, and takes none.
+func (l *limiter) look(key limitKey) allowance {
 	b := l.bucket(key)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	l.draw(key, b, -n, -n)
+	if l.rate.free(b.full, time.Now()) > 0 {
+		l.draw(key, b, l.rate, 0, 0)
+	}
+	if l.rate.free(b.full, time.Now()) == 0 {
+		return l.refusal(b, 1)
+	}
+	return allowance{ok: true}
+}
+
+// note counts something that has happened, also beyond the quota: up to twice that.
+func (l *limiter) note(key limitKey) {
+	b := l.bucket(key)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l.draw(key, b, rate{2 * l.rate.quota, 2 * l.rate.window}, 1, 1)
 }
 
 // draw is rate.draw on a caller's bucket in Redis, or on its image here when Redis is away.
-func (l *limiter) draw(key limitKey, b *bucket, need, want int) (granted int) {
+func (l *limiter) draw(key limitKey, b *bucket, r rate, need, want int) (granted int) {
 	now := time.Now()
 	if l.mayAsk(now) {
 		// Not the request's context: a client who hangs up says nothing about Redis.
 		ctx, cancel := context.WithTimeout(context.Background(), limitPatience)
 		defer cancel()
 		name := l.prefix + l.name + ":" + string(key.kind) + hex.EncodeToString(key.id[:])
-		reply, err := drawScript.Run(ctx, l.redis, []string{name}, l.rate.interval().Microseconds(), l.rate.quota, need, want).Int64Slice()
+		reply, err := drawScript.Run(ctx, l.redis, []string{name}, r.interval().Microseconds(), r.quota, need, want).Int64Slice()
 		if err == nil && len(reply) == 2 {
 			if l.away.Swap(0) != 0 {
 				l.log.Info("Redis answers again; all processes limit callers together")
@@ -220,6 +233,6 @@ func (l *limiter) draw(key limitKey, b *bucket, need, want int) (granted int) {
 			l.log.Warn("Redis does not answer; each process limits its callers by itself", "error", err)
 		}
 	}
-	granted, b.full = l.rate.draw(b.full, now, need, want)
+	granted, b.full = r.draw(b.full, now, need, want)
 	return granted
 }

@@ -52,20 +52,6 @@ func (s *server) hashPassword(ctx context.Context, password string) (string, err
 	return string(hash), err
 }
 
-// checkPassword compares a password with a hash. An empty hash, of an account that does not exist,
-// takes as long and never matches.
-func (s *server) checkPassword(ctx context.Context, hash, password string) (bool, error) {
-	if hash == "" {
-		_, err := s.hashPassword(ctx, password)
-		return false, err
-	}
-	if err := s.hashSlot(ctx); err != nil {
-		return false, err
-	}
-	defer func() { <-s.hashing }()
-	return bcrypt.CompareHashAndPassword([]byte(hash), passwordDigest(password)) == nil, nil
-}
-
 // hashSlot waits for one of the few slots in which passwords are hashed, so that many sign-ins at
 // once cannot take every processor from the rest. There is one less than processors.
 func (s *server) hashSlot(ctx context.Context) error {
