@@ -152,6 +152,7 @@ func TestGuessesAreCountedWithoutRedis(t *testing.T) {
 	for range 5 {
 		ts.anonymous().post(loginPath, wrong).problem(401, "invalid_credentials")
 	}
+	ts.guesses.pair.patience = limitPatience
 	p.set(func() { p.down = true })
 	p.kill()
 	for range 5 { // the process remembers the first five
@@ -159,6 +160,12 @@ func TestGuessesAreCountedWithoutRedis(t *testing.T) {
 	}
 	ts.anonymous().post(loginPath, wrong).problem(429, "rate_limited")
 	ada.get("/api/v1/me").want(200)
+	p.set(func() { p.down = false })
+	soon(t, "Redis asked again", func() bool {
+		ts.anonymous().post(loginPath, jsonOf(credentials{"nobody@example.org", "x"}))
+		return strings.Contains(ts.log.String(), "Redis answers again")
+	})
+	ts.anonymous().post(loginPath, wrong).problem(429, "rate_limited")
 }
 
 // What could not be judged was not a wrong guess.

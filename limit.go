@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	limitPatience = 100 * time.Millisecond // for Redis
+	limitPatience = 100 * time.Millisecond // with Redis
 	limitPause    = time.Second            // for which Redis is left alone after it did not answer
 	maxBuckets    = 50_000                 // callers that a process remembers of each limit
 	maxQuota      = 1_000_000              // permits of one window
@@ -69,27 +69,33 @@ func (r rate) draw(full, now time.Time, need, want int) (int, time.Time) {
 // drawScript is rate.draw on a bucket in Redis and by the clock of Redis. A bucket is one key, which
 // goes when it is full, so a cluster has nothing to tie together. When a lost answer makes go-redis
 // repeat it, permits are lost, and come back with time.
-// ARGV: interval in µs, quota, need, want. Returns the permits granted, and µs until it is full.
+// ARGV: interval in µs, quota, need, want, and permits given while Redis was away, which are taken
+// first. Returns the permits granted, and µs until the bucket is full.
 var drawScript = redis.NewScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local interval, quota, need, want = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local owed = tonumber(ARGV[5])
 local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '') or now, now)
+if owed > 0 then full = math.max(full, math.min(full + owed * interval, now + 2 * quota * interval)) end
 local free = quota - math.ceil((full - now) / interval)
 local granted = 0
 if free >= need and want > 0 then
 	granted = math.max(need, math.min(want, math.floor(free / 4)))
 	full = full + granted * interval
+end
+if granted + owed > 0 then
 	redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
 end
 return {granted, full - now}`)
 
 // limits is what all limits of one process share: the way to Redis, and whether to go it.
 type limits struct {
-	redis  redis.UniversalClient
-	prefix string // of all keys
-	log    *slog.Logger
-	away   atomic.Int64 // Redis does not answer, and is not asked before this moment, ns since 1970; 0: it does
+	redis    redis.UniversalClient
+	prefix   string        // of all keys
+	patience time.Duration // with Redis
+	log      *slog.Logger
+	away     atomic.Int64 // Redis does not answer, and is not asked before this moment, ns since 1970; 0: it does
 }
 
 // mayAsk tells whether Redis should be asked. While it is away one request in each limitPause tries.
@@ -137,6 +143,7 @@ func newLimiter(shared *limits, name string, r rate, part int) *limiter {
 type bucket struct {
 	mu     sync.Mutex
 	leased int       // permits taken and not yet used
+	owed   int       // permits given without asking Redis, while it was away
 	full   time.Time // when the bucket in Redis will be full again, as far as is known
 }
 
@@ -218,15 +225,15 @@ func (l *limiter) draw(key limitKey, b *bucket, r rate, need, want int) (granted
 	now := time.Now()
 	if l.mayAsk(now) {
 		// Not the request's context: a client who hangs up says nothing about Redis.
-		ctx, cancel := context.WithTimeout(context.Background(), limitPatience)
+		ctx, cancel := context.WithTimeout(context.Background(), l.patience)
 		defer cancel()
 		name := l.prefix + l.name + ":" + string(key.kind) + hex.EncodeToString(key.id[:])
-		reply, err := drawScript.Run(ctx, l.redis, []string{name}, r.interval().Microseconds(), r.quota, need, want).Int64Slice()
+		reply, err := drawScript.Run(ctx, l.redis, []string{name}, r.interval().Microseconds(), r.quota, need, want, b.owed).Int64Slice()
 		if err == nil && len(reply) == 2 {
 			if l.away.Swap(0) != 0 {
 				l.log.Info("Redis answers again; all processes limit callers together")
 			}
-			b.full = time.Now().Add(time.Duration(reply[1]) * time.Microsecond)
+			b.owed, b.full = 0, time.Now().Add(time.Duration(reply[1])*time.Microsecond)
 			return int(reply[0])
 		}
 		if l.away.Swap(time.Now().Add(limitPause).UnixNano()) == 0 {
@@ -234,5 +241,6 @@ func (l *limiter) draw(key limitKey, b *bucket, r rate, need, want int) (granted
 		}
 	}
 	granted, b.full = r.draw(b.full, now, need, want)
+	b.owed += granted
 	return granted
 }

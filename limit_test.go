@@ -61,7 +61,7 @@ func TestRatesInRedisAreTheSame(t *testing.T) {
 		key := fmt.Sprint(ts.config.redisSpace, ":rates:", i)
 		full, now := time.Time{}, time.Now()
 		for n, d := range draws {
-			got, err := drawScript.Run(t.Context(), ts.redis, []string{key}, hour*1_000_000, 3, d[0], d[1]).Int64Slice()
+			got, err := drawScript.Run(t.Context(), ts.redis, []string{key}, hour*1_000_000, 3, d[0], d[1], 0).Int64Slice()
 			if err != nil || int(got[0]) != d[2] || got[1] < 0 || got[1] > 3*hour*1_000_000 {
 				t.Fatalf("draw %d of %v: got %v, %v", n, draws, got, err)
 			}
@@ -75,7 +75,7 @@ func TestRatesInRedisAreTheSame(t *testing.T) {
 		}
 	}
 	ts.redis.Set(t.Context(), ts.config.redisSpace+":rates:x", "garbage", 0)
-	if got, err := drawScript.Run(t.Context(), ts.redis, []string{ts.config.redisSpace + ":rates:x"}, 1000, 3, 1, 1).Int64Slice(); err != nil || got[0] != 1 {
+	if got, err := drawScript.Run(t.Context(), ts.redis, []string{ts.config.redisSpace + ":rates:x"}, 1000, 3, 1, 1, 0).Int64Slice(); err != nil || got[0] != 1 {
 		t.Errorf("garbage: got %v, %v", got, err)
 	}
 }
@@ -279,6 +279,7 @@ func TestLimitsWithoutRedis(t *testing.T) {
 			for range 10 {
 				ada.get("/api/v1/me").want(200)
 			}
+			ts.guesses.pair.patience = limitPatience
 			asked := ts.countDraws()
 			end := fault(p)
 			began := time.Now()
@@ -302,6 +303,9 @@ func TestLimitsWithoutRedis(t *testing.T) {
 				bob.get("/api/v1/me")
 				return strings.Contains(ts.log.String(), "Redis answers again")
 			})
+			if ada.get("/api/v1/me").status != 429 {
+				t.Error("what was counted meanwhile is forgotten")
+			}
 			if n := strings.Count(ts.log.String(), "Redis does not answer; each process"); n != 1 {
 				t.Errorf("the log tells %d times that Redis is away, want once", n)
 			}

@@ -271,7 +271,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 // makeLimits makes the limits of callers. Of a caller's requests a process leases a twentieth of the
 // quota at once; what guards passwords is counted one by one.
 func (s *server) makeLimits() {
-	shared := &limits{redis: s.redis, prefix: s.config.redisSpace + ":limit:", log: s.log}
+	shared := &limits{redis: s.redis, prefix: s.config.redisSpace + ":limit:", patience: limitPatience, log: s.log}
 	s.requests = newLimiter(shared, "default", s.config.rateLimit, s.config.rateLimit.quota/20)
 	s.signIns = newLimiter(shared, "sign-in", s.config.authRateLimit, 1)
 	s.guesses.pair = newLimiter(shared, "guess-pair", pairGuesses, 1)

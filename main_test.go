@@ -139,6 +139,7 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ts.guesses.pair.patience = testPatience // of all limits: a Redis of a busy machine is not away
 	ts.http = httptest.NewUnstartedServer(nil)
 	ts.http.Config = newWeb(ts.handler(), ts.server.log)
 	ts.http.Start()
@@ -207,6 +208,8 @@ type answer struct {
 	header http.Header
 	body   []byte
 }
+
+const testPatience = 10 * time.Second // with what is slow only because the machine is busy
 
 var accounts atomic.Int64
 
