@@ -41,7 +41,8 @@
 //
 //	filter.go    from filters and sorting to SQL
 //	idempotency.go  POSTs that can be repeated
-//	http.go      handlers, bodies in, JSON out, lists, cursors, the access log
+//	front.go     what meets every request first: where it comes from, headers, the access log, limits
+//	http.go      handlers, bodies in, JSON out, lists, cursors
 //	schedule.go  jobs that time causes
 //	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
