@@ -238,14 +238,9 @@ func (s *server) handleSetPassword(w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	me := callerOf(r.Context())
-	stored, err := queryOne[storedPassword](r.Context(), s.db, passwordByIDSQL, me.ID)
+	stored, err := s.confirmPassword(r, in.CurrentPassword)
 	if err != nil {
 		return err
-	}
-	if right, err := s.checkPassword(r.Context(), stored.PasswordHash, in.CurrentPassword); err != nil {
-		return err
-	} else if !right {
-		return newProblem("wrong_password", "")
 	}
 	hash, err := s.hashPassword(r.Context(), in.NewPassword)
 	if err != nil {

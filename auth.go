@@ -118,6 +118,10 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	guess, err := s.guess(r, canonicalEmail(in.Email))
+	if err != nil {
+		return err
+	}
 	found, err := queryAll[storedPassword](r.Context(), s.db, passwordByEmailSQL, canonicalEmail(in.Email))
 	if err != nil {
 		return err
@@ -126,9 +130,12 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	if len(found) == 1 {
 		stored = found[0]
 	}
-	right, err := s.checkPassword(r.Context(), stored.PasswordHash, in.Password)
+	right, err := guess.check(r.Context(), stored.PasswordHash, in.Password)
 	if err != nil {
 		return err
+	}
+	if right && !stored.IsActive {
+		guess.wrong()
 	}
 	if !right || !stored.IsActive {
 		return newProblem("invalid_credentials", "")
@@ -162,7 +169,7 @@ const (
 // is this one, and returns its tokens.
 func (s *server) queueSession(b *pgx.Batch, r *http.Request, user uuid, hash string) session {
 	id, token := newUUID(), randomToken()
-	b.Queue(insertSessionSQL, id, user, hash, printable(r.UserAgent(), maxUserAgent), clientIP(r), s.config.refreshTTL)
+	b.Queue(insertSessionSQL, id, user, hash, printable(r.UserAgent(), maxUserAgent), clientAddr(r).String(), s.config.refreshTTL)
 	b.Queue(insertRefreshSQL, tokenHash(token), id)
 	return s.tokens(user, id, token)
 }
@@ -334,7 +341,7 @@ func (s *server) signIn(rec *recorder, r *http.Request) (*http.Request, error) {
 	if err != nil {
 		return r, err
 	}
-	rec.user = c.ID.String()
+	rec.user = c.ID
 	return r.WithContext(withCaller(r.Context(), c)), nil
 }
 

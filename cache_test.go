@@ -305,8 +305,8 @@ func (c *traffic) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-// count has a server's traffic with PostgreSQL, and with Redis for its cache, counted.
-func (ts *testServer) count() *traffic {
+// countTraffic has a server's traffic with PostgreSQL, and with Redis for its cache, counted.
+func (ts *testServer) countTraffic() *traffic {
 	ts.t.Helper()
 	c := &traffic{}
 	cfg := ts.db.pool.Config()
@@ -358,7 +358,7 @@ func TestRoundTripsOfRequests(t *testing.T) {
 			for _, path := range []string{task, ref} { // where they are is known from now on
 				alice.get(path).want(200)
 			}
-			c := ts.count()
+			c := ts.countTraffic()
 			change := func() {
 				alice.patch("/api/v1/projects/"+project, fmt.Sprintf(`{"name":"Name %d"}`, rand.N(1<<30))).want(200)
 			}
@@ -433,7 +433,7 @@ func TestAHerdCausesOneQuery(t *testing.T) {
 	path := "/api/v1/tasks/" + task
 	alice.get(path).want(200)
 	alice.get(path).want(200)
-	c := ts.count()
+	c := ts.countTraffic()
 	id, err := parseUUID(project)
 	if err != nil {
 		t.Fatal(err)

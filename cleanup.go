@@ -76,6 +76,19 @@ func (s *server) runSessionsPurge(ctx context.Context, _ job, _ *pgx.Batch) erro
 	return nil
 }
 
+const purgeKeysSQL = `
+	DELETE FROM idempotency_keys WHERE (user_id, key) IN (
+		SELECT user_id, key FROM idempotency_keys WHERE created_at < clock_timestamp() - $1::interval LIMIT $2)`
+
+// runKeysPurge deletes kept answers that are not given again any more. What is gone is not found
+// again, so repeating it is safe.
+func (s *server) runKeysPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
+	if err := s.purge(ctx, purgeKeysSQL, keyLife); err != nil {
+		return fmt.Errorf("purge idempotency keys: %w", err)
+	}
+	return nil
+}
+
 // purge runs a deletion of age and chunk, each time a small transaction, until it finds nothing.
 func (s *server) purge(ctx context.Context, sql string, age time.Duration) error {
 	for {

@@ -2,14 +2,17 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -34,20 +37,27 @@ func (secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
 // config is everything an operator can set. loadConfig is the only place that reads the environment.
 type config struct {
-	databaseURL    secret        // may hold a password
-	databaseConns  int           // most connections of this process to PostgreSQL
-	redisURL       secret        // may hold a password
-	redisSpace     string        // prefix of all keys
-	cache          bool          // keep answers ready
-	timing         bool          // tell in Server-Timing what a request took
-	jwtSecret      secret        // signs; at least 32 bytes
-	jwtPrevious    secret        // still accepted while a new secret is rolled out; or empty
-	listenAddr     string        // host:port
-	publicURL      string        // where people reach this installation, without a slash at the end
-	role           string        // all, api or worker
-	workers        int           // goroutines that run jobs
-	migrate        bool          // apply migrations at start
-	registration   string        // open, invite or off
+	databaseURL    secret         // may hold a password
+	databaseConns  int            // most connections of this process to PostgreSQL
+	redisURL       secret         // may hold a password
+	redisSpace     string         // prefix of all keys
+	cache          bool           // keep answers ready
+	timing         bool           // tell in Server-Timing what a request took
+	jwtSecret      secret         // signs; at least 32 bytes
+	jwtPrevious    secret         // still accepted while a new secret is rolled out; or empty
+	listenAddr     string         // host:port
+	publicURL      string         // where people reach this installation, without a slash at the end
+	role           string         // all, api or worker
+	workers        int            // goroutines that run jobs
+	migrate        bool           // apply migrations at start
+	registration   string         // open, invite or off
+	rateLimit      rate           // of a caller's requests; zero: none
+	authRateLimit  rate           // of sign-ins, registrations and the like from one address; zero: none
+	proxies        []netip.Prefix // whose X-Forwarded-For and X-Forwarded-Proto count
+	corsOrigins    []string       // whose pages may call the API
+	tlsCert        string         // files, PEM; or empty
+	tlsKey         string
+	tlsDomains     []string      // names to get certificates for by ACME; or empty
 	bcryptCost     int           // 4–16
 	accessTTL      time.Duration // life of an access token
 	refreshTTL     time.Duration // life of a session, counted from sign-in
@@ -66,6 +76,7 @@ func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
 // works as NAME_FILE, the path of a file that holds the value (a mounted secret).
 var settingNames = []string{
 	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
+	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
@@ -104,6 +115,11 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	}
 	c.listenAddr = env.text("LISTEN_ADDR", *listen, defaultAddr)
 	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
+	c.proxies = env.networks("TRUSTED_PROXIES")
+	c.corsOrigins = env.origins("CORS_ORIGINS")
+	c.tlsCert, c.tlsKey = env.text("TLS_CERT", "", ""), env.text("TLS_KEY", "", "")
+	c.tlsDomains = env.domains("TLS_DOMAINS")
+	c.rateLimit, c.authRateLimit = env.rate("RATE_LIMIT", "600/1m", dev), env.rate("AUTH_RATE_LIMIT", "30/1m", dev)
 	c.role = env.oneOf("ROLE", *role, "all", "api", "worker")
 	c.workers = env.number("WORKERS", *workers, 8, 1, 1000)
 	c.migrate = env.oneOf("MIGRATE", *migrate, "on", "off") == "on"
@@ -138,8 +154,9 @@ func (c *config) check(command string, env *settings) {
 	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {
 		env.wrong("LISTEN_ADDR", "must be host:port or :port, such as 127.0.0.1:8080")
 	}
+	c.checkTLS(env)
 	if c.publicURL == "" {
-		c.publicURL, c.usedDefaultURL = defaultPublicURL(c.listenAddr), true
+		c.publicURL, c.usedDefaultURL = c.defaultPublicURL(), true
 	} else if u, err := url.Parse(c.publicURL); err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(c.publicURL, "?#@") {
 		env.wrong("PUBLIC_URL", "must be an http or https address such as https://tasks.example.org")
 	}
@@ -166,13 +183,43 @@ func (c *config) check(command string, env *settings) {
 	}
 }
 
-// defaultPublicURL is the address a browser on this machine would use.
-func defaultPublicURL(listen string) string {
-	host, port, _ := net.SplitHostPort(listen)
+// checkTLS judges the settings of certificates, of which there are none, two files, or domains.
+func (c *config) checkTLS(env *settings) {
+	if c.tlsCert == "" && c.tlsKey == "" {
+		return
+	}
+	cert, err := os.ReadFile(c.tlsCert)
+	if err != nil {
+		env.wrong("TLS_CERT", "must be the path of a file with the certificate and its chain, in PEM")
+	}
+	key, errKey := os.ReadFile(c.tlsKey)
+	if errKey != nil {
+		env.wrong("TLS_KEY", "must be the path of a file with the private key of the certificate, in PEM")
+	}
+	if _, unfit := tls.X509KeyPair(cert, key); err == nil && errKey == nil && unfit != nil {
+		env.wrong("TLS_CERT", "must be a certificate in PEM, of the private key in TLS_KEY")
+	}
+	if c.tlsDomains != nil {
+		env.wrong("TLS_DOMAINS", "must be unset where TLS_CERT and TLS_KEY are set")
+	}
+}
+
+// servesTLS tells whether this process speaks TLS itself.
+func (c *config) servesTLS() bool { return c.tlsCert != "" || c.tlsDomains != nil }
+
+// defaultPublicURL is the address a browser on this machine would use, or that of the first domain.
+func (c *config) defaultPublicURL() string {
+	host, port, _ := net.SplitHostPort(c.listenAddr)
 	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port)
+	switch {
+	case !c.servesTLS():
+		return "http://" + net.JoinHostPort(host, port)
+	case c.tlsDomains == nil:
+		return "https://" + net.JoinHostPort(host, port)
+	}
+	return strings.TrimSuffix("https://"+net.JoinHostPort(c.tlsDomains[0], port), ":443")
 }
 
 // settings reads single values and collects what is wrong with them.
@@ -232,4 +279,72 @@ func (s *settings) oneOf(name, fromFlag string, choices ...string) string {
 		return choices[0]
 	}
 	return text
+}
+
+// rate is a limit such as 600/1m, or off, which is also dev mode's default.
+func (s *settings) rate(name, otherwise string, dev bool) rate {
+	if dev {
+		otherwise = "off"
+	}
+	text := s.text(name, "", otherwise)
+	if text == "off" {
+		return rate{}
+	}
+	r, ok := parseRate(text)
+	if !ok {
+		s.wrong(name, fmt.Sprintf("must be a number of requests from 1 to %d and a time from 1s to 24h in whole seconds, such as 600/1m, or off", maxQuota))
+	}
+	return r
+}
+
+// list is a comma list, nil when there is none; ok judges its members.
+func (s *settings) list(name, rule string, ok func(string) bool) []string {
+	text := s.text(name, "", "")
+	if text == "" {
+		return nil
+	}
+	list := strings.Split(text, ",")
+	for i := range list {
+		list[i] = strings.TrimSpace(list[i])
+		if !ok(list[i]) {
+			s.wrong(name, rule)
+			return nil
+		}
+	}
+	return list
+}
+
+// networks is a list of networks or single addresses. One of everybody is refused: whoever is
+// believed can claim any address.
+func (s *settings) networks(name string) []netip.Prefix {
+	var networks []netip.Prefix
+	s.list(name, "must be a comma list of networks or addresses such as 10.0.0.0/8, 192.0.2.1, fd00::/8", func(text string) bool {
+		network, err := netip.ParsePrefix(text)
+		if addr, notAddr := netip.ParseAddr(text); notAddr == nil {
+			network, err = netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()), nil
+		}
+		networks = append(networks, network)
+		return err == nil && network.Bits() > 0 && network == network.Masked() && !network.Addr().Is4In6()
+	})
+	return networks
+}
+
+// origins is a list of origins exactly as browsers send them (RFC 6454, section 6.2).
+func (s *settings) origins(name string) []string {
+	return s.list(name, "must be a comma list of origins such as https://app.example.org: scheme, host in lower case, the port unless it is the usual one, and no slash at the end", func(text string) bool {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || text != strings.ToLower(u.Scheme+"://"+u.Host) {
+			return false
+		}
+		_, wrongPort := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
+		usual := u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
+		return wrongPort == nil && !usual && !strings.HasSuffix(u.Host, ":")
+	})
+}
+
+var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$`)
+
+// domains is a list of names in the DNS.
+func (s *settings) domains(name string) []string {
+	return s.list(name, "must be a comma list of domains such as tasks.example.org, in lower case and ASCII", domainName.MatchString)
 }

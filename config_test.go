@@ -54,6 +54,11 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
 			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
+			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
+			"CORS_ORIGINS":        {"hunter2", "*", "null", "https://", "https://app.example.org/", "https://app.example.org/path", "https://App.example.org", "https://app.example.org:443", "http://app.example.org:80", "ftp://app.example.org", "https://u:hunter2@app.example.org", "https://app.example.org:99999", "https://app.example.org:", "https://app.example.org,", "https://a.example.org https://b.example.org"},
+			"TLS_DOMAINS":         {"hunter2", "*.example.org", "Tasks.example.org", "tasks.example.org:443", "192.0.2.1", "tasks.example.org.", "-a.example.org", "a..org", "müller.example.org"},
+			"RATE_LIMIT":          {"hunter2", "600", "600/", "/1m", "0/1m", "-1/1m", "600/1", "600/500ms", "600/1500ms", "600/25h", "1000001/1m", "1.5/1m", "on", "Off", "600/1m/1m", "0"},
+			"AUTH_RATE_LIMIT":     {"10", "10/0s", "many/1m"},
 			"ROLE":                {"both", "API", "api,worker"},
 			"WORKERS":             {"0", "1001", "many"},
 			"MIGRATE":             {"true", "1", "ON"},
@@ -74,6 +79,23 @@ func TestSettingsThatAreWrong(t *testing.T) {
 				if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), name+" must be") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
 					t.Errorf("%s=%s: got %v, want only what it must be", name, value, err)
 				}
+			}
+		}
+	})
+	t.Run("are files that are no certificate", func(t *testing.T) {
+		cert, key := newCertificate(t, "localhost")
+		_, other := newCertificate(t, "localhost")
+		for _, test := range []struct{ cert, key, domains, want string }{
+			{cert, other, "", "TLS_CERT must be a certificate in PEM, of the private key in TLS_KEY"},
+			{key, cert, "", "TLS_CERT must be a certificate in PEM, of the private key in TLS_KEY"},
+			{cert, "", "", "TLS_KEY must be the path"},
+			{"", key, "", "TLS_CERT must be the path"},
+			{cert, key, "tasks.example.org", "TLS_DOMAINS must be unset"},
+		} {
+			env := production()
+			env["TLS_CERT"], env["TLS_KEY"], env["TLS_DOMAINS"] = test.cert, test.key, test.domains
+			if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want only %s", err, test.want)
 			}
 		}
 	})
@@ -136,11 +158,40 @@ func TestDefaultSettings(t *testing.T) {
 		c.accessTTL != 15*time.Minute || c.refreshTTL != 720*time.Hour || c.trashAge != 720*time.Hour || c.logFormat != "json" || c.logLevel != slog.LevelInfo || c.databaseConns < 8 {
 		t.Errorf("serve: got %+v", c)
 	}
+	if c.rateLimit != (rate{600, time.Minute}) || c.authRateLimit != (rate{30, time.Minute}) || c.proxies != nil || c.corsOrigins != nil || c.servesTLS() {
+		t.Errorf("serve: got %v, %v, %v, %v", c.rateLimit, c.authRateLimit, c.proxies, c.corsOrigins)
+	}
+	if c, err := load("dev", nil); err != nil || c.rateLimit != (rate{}) || c.authRateLimit != (rate{}) {
+		t.Errorf("dev: got limits %v, %v, %v", c.rateLimit, c.authRateLimit, err)
+	}
 	if c, err = load("dev", nil); err != nil || c.listenAddr != "127.0.0.1:8080" || c.logFormat != "text" || c.dataDir != ".taskflow" {
 		t.Errorf("dev: got %+v, %v", c, err)
 	}
 	if c, err = load("dev", map[string]string{"LISTEN_ADDR": ":8080", "PUBLIC_URL": "https://tasks.example.org/sub//", "BCRYPT_COST": "4"}); err != nil || c.listenAddr != ":8080" || c.publicURL != "https://tasks.example.org/sub" || c.bcryptCost != 4 {
 		t.Errorf("dev with settings: got %+v, %v", c, err)
+	}
+}
+
+func TestSettingsOfTheWayIn(t *testing.T) {
+	t.Parallel()
+	cert, key := newCertificate(t, "localhost")
+	env := production()
+	env["TRUSTED_PROXIES"], env["CORS_ORIGINS"] = "10.0.0.0/8, 192.0.2.1,fd00::/8,::1", "https://app.example.org,http://localhost:3000,http://[::1]:3000"
+	env["RATE_LIMIT"], env["AUTH_RATE_LIMIT"], env["TLS_CERT"], env["TLS_KEY"] = "5000/1h0m0s", "off", cert, key
+	c, err := load("serve", env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(c.proxies, c.corsOrigins, c.rateLimit, c.authRateLimit, c.publicURL); got !=
+		"[10.0.0.0/8 192.0.2.1/32 fd00::/8 ::1/128] [https://app.example.org http://localhost:3000 http://[::1]:3000] 5000/1h0m0s 0/0shttps://localhost:8080" {
+		t.Errorf("got %s", got)
+	}
+	env = production()
+	for listen, want := range map[string]string{":443": "https://tasks.example.org", ":8443": "https://tasks.example.org:8443"} {
+		env["TLS_DOMAINS"], env["LISTEN_ADDR"] = "tasks.example.org, www.xn--mller-kva.example", listen
+		if c, err := load("serve", env); err != nil || !c.servesTLS() || len(c.tlsDomains) != 2 || c.publicURL != want {
+			t.Errorf("got %v, %s, %v, want %s", c.tlsDomains, c.publicURL, err, want)
+		}
 	}
 }
 

@@ -212,10 +212,12 @@ func (s *server) setPaused(w http.ResponseWriter, r *http.Request, paused bool) 
 	if err := s.db.send(r.Context(), b); err != nil {
 		return err
 	}
-	if err := s.outbox.queue.pause(r.Context(), paused); err != nil {
-		s.log.Warn("pause left to the relay", "queue", name, "error", err)
-	}
-	s.outbox.snapshot.expire()
+	afterCommit(r.Context(), func(ctx context.Context) {
+		if err := s.outbox.queue.pause(ctx, paused); err != nil {
+			s.log.Warn("pause left to the relay", "queue", name, "error", err)
+		}
+		s.outbox.snapshot.expire()
+	})
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -245,15 +247,17 @@ func (s *server) retryJobs(ctx context.Context, ids []string, note auditNote) ([
 	if err != nil || len(touched) == 0 {
 		return nil, err
 	}
-	err = s.outbox.queue.reset(ctx, touched) // those that the relay pushed again meanwhile, as they were before
-	for chunk := range slices.Chunk(touched, maxBatch) {
-		if err == nil {
-			err = s.outbox.pushMissing(ctx, chunk)
+	afterCommit(ctx, func(ctx context.Context) {
+		err := s.outbox.queue.reset(ctx, touched) // those that the relay pushed again meanwhile, as they were before
+		for chunk := range slices.Chunk(touched, maxBatch) {
+			if err == nil {
+				err = s.outbox.pushMissing(ctx, chunk)
+			}
 		}
-	}
-	if err != nil {
-		s.log.Warn("retry left to the relay", "jobs", len(touched), "error", err)
-	}
+		if err != nil {
+			s.log.Warn("retry left to the relay", "jobs", len(touched), "error", err)
+		}
+	})
 	return touched, nil
 }
 
@@ -264,15 +268,17 @@ func (s *server) deleteJobs(ctx context.Context, ids []string, note auditNote) (
 	if err != nil || len(touched) == 0 {
 		return nil, err
 	}
-	if err := s.outbox.queue.remove(ctx, touched); err != nil {
-		s.log.Warn("Redis still has deleted jobs, which will do nothing", "jobs", len(touched), "error", err)
-	}
+	afterCommit(ctx, func(ctx context.Context) {
+		if err := s.outbox.queue.remove(ctx, touched); err != nil {
+			s.log.Warn("Redis still has deleted jobs, which will do nothing", "jobs", len(touched), "error", err)
+		}
+	})
 	return touched, nil
 }
 
 // changeJobs changes rows, notes it in the audit list, and returns the ids of the rows changed.
 func (s *server) changeJobs(ctx context.Context, sql string, ids []string, note auditNote) (touched []string, err error) {
-	defer s.outbox.snapshot.expire()
+	defer afterCommit(ctx, func(context.Context) { s.outbox.snapshot.expire() })
 	err = s.db.inTx(ctx, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, sql, ids)
 		if err != nil {

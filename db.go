@@ -93,8 +93,12 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 // changedScopes is where a connection keeps what notices told of the present transaction.
 const changedScopes = "changed scopes"
 
-// conn runs fn with a connection, waiting at most acquireTimeout for it.
+// conn runs fn with a connection, waiting at most acquireTimeout for it; or with that of the
+// transaction that ctx belongs to.
 func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	if held := heldOf(ctx); held != nil {
+		return fn(held.conn)
+	}
 	wait, cancel := context.WithTimeout(ctx, acquireTimeout)
 	c, err := d.pool.Acquire(wait)
 	cancel()
@@ -112,6 +116,9 @@ func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error
 // request when it has stopped answering, as one does that is paused or whose network is gone.
 // It returns when nobody can be given what the statements have changed from the cache.
 func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	if heldOf(ctx) != nil { // hold tells of the whole
+		return d.conn(ctx, func(c *pgxpool.Conn) error { return d.watch(c, fn) })
+	}
 	var scopes []uuid
 	broken := false
 	err := d.conn(ctx, func(c *pgxpool.Conn) error {
@@ -243,7 +250,9 @@ func unsent(b *pgx.Batch) *pgx.Batch {
 // It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 	return d.again(ctx, func() error {
-		return d.run(ctx, func(c *pgxpool.Conn) error { return c.SendBatch(ctx, unsent(b)).Close() })
+		return d.run(ctx, func(c *pgxpool.Conn) error {
+			return undoable(ctx, b, func(b *pgx.Batch) error { return c.SendBatch(ctx, b).Close() })
+		})
 	})
 }
 
@@ -252,24 +261,26 @@ func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	var value T
 	err := d.again(ctx, func() error {
-		return d.run(ctx, func(c *pgxpool.Conn) (err error) {
-			results := c.SendBatch(ctx, unsent(b))
-			defer func() {
-				if closed := results.Close(); err == nil {
-					err = closed
+		return d.run(ctx, func(c *pgxpool.Conn) error {
+			return undoable(ctx, b, func(b *pgx.Batch) (err error) {
+				results := c.SendBatch(ctx, b)
+				defer func() {
+					if closed := results.Close(); err == nil {
+						err = closed
+					}
+				}()
+				for range b.Len() - 1 {
+					if _, err := results.Exec(); err != nil {
+						return err
+					}
 				}
-			}()
-			for range b.Len() - 1 {
-				if _, err := results.Exec(); err != nil {
+				rows, err := results.Query()
+				if err != nil {
 					return err
 				}
-			}
-			rows, err := results.Query()
-			if err != nil {
+				value, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
 				return err
-			}
-			value, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
-			return err
+			})
 		})
 	})
 	return value, err
@@ -302,19 +313,86 @@ func sendOneAndAll[A, B any](ctx context.Context, d *database, b *pgx.Batch) (A,
 // inTx runs fn in a transaction, for the few changes that must look before they write. Like send
 // it may run fn again, so fn has no effect but on tx.
 func (d *database) inTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	if held := heldOf(ctx); held != nil {
+		return dbError(pgx.BeginFunc(ctx, held.tx, fn))
+	}
 	return d.again(ctx, func() error {
 		return d.run(ctx, func(c *pgxpool.Conn) error { return pgx.BeginFunc(ctx, c, fn) })
 	})
 }
 
+// heldTx is a transaction that goes on over several calls.
+type heldTx struct {
+	conn  *pgxpool.Conn
+	tx    pgx.Tx
+	after []func(context.Context) // to do once it is committed
+}
+
+type heldKey struct{}
+
+// heldOf is the transaction that ctx belongs to, or nil.
+func heldOf(ctx context.Context) *heldTx {
+	held, _ := ctx.Value(heldKey{}).(*heldTx)
+	return held
+}
+
+// hold runs fn with a context that makes one transaction of all that is done with it: each call is a
+// part that fails alone, and what fn returns decides of the whole. Like inTx it may run fn again. The
+// context is for one goroutine.
+func (d *database) hold(ctx context.Context, fn func(context.Context) error) error {
+	var held *heldTx
+	err := d.again(ctx, func() error {
+		return d.run(ctx, func(c *pgxpool.Conn) error {
+			return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+				held = &heldTx{conn: c, tx: tx}
+				return fn(context.WithValue(ctx, heldKey{}, held))
+			})
+		})
+	})
+	if err == nil {
+		for _, do := range held.after {
+			do(ctx)
+		}
+	}
+	return err
+}
+
+// afterCommit does something that must not happen before what ctx belongs to is committed: at once,
+// or at the end of the transaction that goes on, and not at all if that fails.
+func afterCommit(ctx context.Context, do func(context.Context)) {
+	if held := heldOf(ctx); held != nil {
+		held.after = append(held.after, do)
+		return
+	}
+	do(ctx)
+}
+
+// undoable sends an unsent copy of a batch. In a transaction that goes on it is one part, which is
+// undone alone when it fails.
+func undoable(ctx context.Context, b *pgx.Batch, send func(*pgx.Batch) error) error {
+	held := heldOf(ctx)
+	if held == nil {
+		return send(unsent(b))
+	}
+	part := &pgx.Batch{}
+	part.Queue("SAVEPOINT part")
+	part.QueuedQueries = append(part.QueuedQueries, unsent(b).QueuedQueries...)
+	err := send(part)
+	if err != nil {
+		held.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT part") // where that fails too, so does the whole
+	}
+	return err
+}
+
 // again runs a transaction until it succeeds, fails for good, or has been tried txAttempts times.
+// A part of a transaction that goes on is not tried again; the whole is.
 func (d *database) again(ctx context.Context, run func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := run()
 		if err == nil {
 			return nil
 		}
-		if attempt == txAttempts || !mayRunAgain(err) {
+		if attempt == txAttempts || heldOf(ctx) != nil || !mayRunAgain(err) {
 			return dbError(err)
 		}
 		select {
@@ -408,6 +486,8 @@ func refused(code, detail string) *problem {
 			return invalid(fieldError{"parentId", "cycle", "must not be the task itself or one of its subtasks"})
 		}
 		return invalid(fieldError{"parentId", "not_found", "must be a task of the same project"})
+	case "idempotency_key_in_use":
+		return newProblem(code, "").with("Retry-After", "1")
 	case "invalid_timezone":
 		return invalid(fieldError{"timezone", code, "must be an IANA time zone such as Europe/Berlin"})
 	case "invalid_user":

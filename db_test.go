@@ -22,7 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// A proxy stands between a server and its database, and can be a bad network.
+// A proxy stands between a server and one of its stores, and can be a bad network.
 type proxy struct {
 	target string // path of a Unix socket
 	listen net.Listener
@@ -40,18 +40,32 @@ func newProxy(t testing.TB, database secret) (*proxy, secret) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{target: filepath.Join(cfg.Host, ".s.PGSQL.5432")}
-	if p.listen, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	p := startProxy(t, filepath.Join(cfg.Host, ".s.PGSQL.5432"))
+	port := p.listen.Addr().(*net.TCPAddr).Port
+	return p, secret(fmt.Sprintf("host=127.0.0.1 port=%d user=%s sslmode=disable dbname=%s", port, cfg.User, cfg.Database))
+}
+
+// newRedisProxy stands before the tests' Redis and returns the address through it.
+func newRedisProxy(t testing.TB) (*proxy, string) {
+	t.Helper()
+	p := startProxy(t, strings.TrimPrefix(world.redisURL, "unix://"))
+	return p, "redis://" + p.listen.Addr().String()
+}
+
+func startProxy(t testing.TB, target string) *proxy {
+	t.Helper()
+	listen, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
+	p := &proxy{target: target, listen: listen}
 	go p.accept()
 	t.Cleanup(func() {
-		p.listen.Close()
+		listen.Close()
 		p.set(func() { p.down = true })
 		p.kill()
 	})
-	port := p.listen.Addr().(*net.TCPAddr).Port
-	return p, secret(fmt.Sprintf("host=127.0.0.1 port=%d user=%s sslmode=disable dbname=%s", port, cfg.User, cfg.Database))
+	return p
 }
 
 func (p *proxy) accept() {

@@ -23,7 +23,7 @@ func sendAnd[T any](ctx context.Context, s *server, b *pgx.Batch, facts ...fact)
 	b.QueuedQueries = append(b.QueuedQueries, last)
 	value, err := sendOne[T](ctx, s.db, b)
 	if err == nil {
-		s.outbox.pushSoon(jobs...)
+		afterCommit(ctx, func(context.Context) { s.outbox.pushSoon(jobs...) })
 	}
 	return value, err
 }

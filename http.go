@@ -11,11 +11,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"path"
-	"regexp"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,7 +22,6 @@ import (
 const (
 	maxBody         = 1 << 20  // bytes of a JSON body
 	maxStrangerBody = 16 << 10 // bytes of a JSON body from somebody who has not signed in
-	maxQuery        = 8 << 10  // bytes of a query string
 	maxSearch       = 200      // characters of a search text
 	defaultLimit    = 50       // rows of a list page
 	maxLimit        = 100
@@ -35,91 +30,22 @@ const (
 // handlerFunc is a handler that leaves its errors to one place.
 type handlerFunc func(w http.ResponseWriter, r *http.Request) error
 
-// apiHeaders stand on every answer. Pages widen the content policy for their own files.
-var apiHeaders = map[string]string{
-	"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-	"Referrer-Policy":         "no-referrer",
-	"X-Content-Type-Options":  "nosniff",
-	"Cache-Control":           "no-store",
-}
-
-// front is the outermost handler: request id, headers, panics and the access log, around the mux.
-func (s *server) front(mux http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		rec := &recorder{ResponseWriter: w}
-		id := requestID(r)
-		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
-		header := w.Header()
-		header.Set("X-Request-Id", id)
-		for name, value := range apiHeaders {
-			header.Set(name, value)
-		}
-		if s.stopping.Load() {
-			header.Set("Connection", "close") // so that the client's next request goes elsewhere
-		}
-		defer func() {
-			s.log.Info("request", "requestId", id, "method", r.Method, "path", r.URL.Path, "route", rec.route,
-				"status", rec.status, "bytes", rec.bytes, "ms", float64(time.Since(start).Microseconds())/1000,
-				"user", rec.user, "ip", clientIP(r))
-		}()
-		defer func() {
-			if p := recover(); p == http.ErrAbortHandler {
-				panic(p)
-			} else if p != nil {
-				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
-				s.fail(rec, r, errors.New("panic"))
-			}
-		}()
-		if p := sanePath(r); p != nil {
-			s.fail(rec, r, p)
-			return
-		}
-		mux.ServeHTTP(rec, r)
-	})
-}
-
-// sanePath refuses what the mux would answer itself, in plain text or by a redirect.
-func sanePath(r *http.Request) error {
-	if r.Method == http.MethodConnect || !strings.HasPrefix(r.URL.Path, "/") {
-		return newProblem("bad_request", "The request target must be a path.")
-	}
-	if clean := path.Clean(r.URL.Path); clean != r.URL.Path && (clean+"/" != r.URL.Path || clean == "/") {
-		return newProblem("not_found", "")
-	}
-	if len(r.URL.RawQuery) > maxQuery {
-		return badParameter(fieldError{"query", "too_long", fmt.Sprintf("must be at most %d bytes", maxQuery)})
-	}
-	return nil
-}
-
-var saneRequestID = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
-
-// requestID is the client's own id where it is harmless to repeat, or else a new one.
-func requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); saneRequestID.MatchString(id) {
-		return id
-	}
-	return newUUID().String()
-}
-
-// clientIP is the address of the peer.
-func clientIP(r *http.Request) string {
-	peer, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return peer.Addr().Unmap().String()
-}
-
 // recorder notes what was answered.
 type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
 	route  string // pattern that matched
-	user   string
+	user   uuid
 	claims claims // of the token, where the handler looks up the rest
+}
+
+// caller is who asked, "" for a stranger.
+func (rec *recorder) caller() string {
+	if rec.user == (uuid{}) {
+		return ""
+	}
+	return rec.user.String()
 }
 
 func (rec *recorder) WriteHeader(status int) {
@@ -189,12 +115,9 @@ func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
 	if err := checkMedia(r); err != nil {
 		return body, err
 	}
-	data, err := io.ReadAll(r.Body) // guard has limited it
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return body, newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", tooLarge.Limit))
-	}
+	data, err := readBody(r)
 	if err != nil {
-		return body, newProblem("bad_request", "The body could not be read to its end.")
+		return body, err
 	}
 	if err := unmarshalStrict(data, &body); err != nil {
 		return body, err
@@ -203,6 +126,18 @@ func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
 		return body, invalid(errs...)
 	}
 	return body, nil
+}
+
+// readBody reads a body whole; guard has limited it.
+func readBody(r *http.Request) ([]byte, error) {
+	data, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", tooLarge.Limit))
+	}
+	if err != nil {
+		return nil, newProblem("bad_request", "The body could not be read to its end.")
+	}
+	return data, nil
 }
 
 // checkMedia refuses a body that does not say that it is JSON, or is encoded on top of it.

@@ -13,6 +13,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
 		{name: "trash.purge", timeout: 10 * time.Minute, limit: 1, run: s.runTrashPurge},
 		{name: "cache.raise", timeout: 30 * time.Second, run: s.runRaise},
+		{name: "keys.purge", timeout: 10 * time.Minute, limit: 1, run: s.runKeysPurge},
 		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
 	}
 }
@@ -35,6 +36,7 @@ func schedules() []schedule {
 		{name: "project.stats", line: "* * * * *", zone: "UTC", kind: "project.stats", catchUp: "latest"},
 		{name: "task.reminders", line: "*/15 * * * *", zone: "UTC", kind: "task.reminders", catchUp: "latest"},
 		{name: "trash.purge", line: "17 3 * * *", zone: "UTC", kind: "trash.purge", catchUp: "latest"},
+		{name: "keys.purge", line: "7 * * * *", zone: "UTC", kind: "keys.purge", catchUp: "latest"},
 		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
 	}
 }

@@ -35,12 +35,15 @@
 //	documents.go answers about one project, ready to be sent
 //	auth.go      register, sign in, refresh, sign out
 //	accounts.go  the own account, its sessions, and other people
+//	guesses.go   slowing down who guesses passwords
 //	passwords.go hashing and checking
 //
 // Core: what every feature hangs on.
 //
 //	filter.go    from filters and sorting to SQL
-//	http.go      handlers, bodies in, JSON out, lists, cursors, the access log
+//	idempotency.go  POSTs that can be repeated
+//	front.go     what meets every request first: where it comes from, headers, the access log, limits
+//	http.go      handlers, bodies in, JSON out, lists, cursors
 //	schedule.go  jobs that time causes
 //	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
@@ -60,7 +63,9 @@
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
 //	db.go        PostgreSQL; ids and times
+//	certificates.go  TLS
 //	config.go    settings
+//	limit.go     how often somebody may do something
 //	problem.go   errors that a client may see
 package main
 
@@ -85,6 +90,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/crypto/acme"
 )
 
 const (
@@ -258,15 +264,27 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	s := &server{
 		config: cfg, log: log, db: db, redis: redis.NewClient(options),
 		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
-		hashing:     make(chan struct{}, max(1, runtime.NumCPU())),
+		hashing:     make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		subscribers: subscriptions,
 	}
 	if cfg.cache {
 		s.cache = openCache(options, cfg.redisSpace, log)
 		db.changed, db.uncertain = s.cache.raise, s.cache.forgetAll
 	}
+	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
 	return s, nil
+}
+
+// makeLimits makes the limits of callers. Of a caller's requests a process leases a twentieth of the
+// quota at once; what guards passwords is counted one by one.
+func (s *server) makeLimits() {
+	shared := &limits{redis: s.redis, prefix: s.config.redisSpace + ":limit:", patience: limitPatience, log: s.log}
+	s.requests = newLimiter(shared, "default", s.config.rateLimit, s.config.rateLimit.quota/20)
+	s.signIns = newLimiter(shared, "sign-in", s.config.authRateLimit, 1)
+	s.guesses.pair = newLimiter(shared, "guess-pair", pairGuesses, 1)
+	s.guesses.network = newLimiter(shared, "guess-network", networkGuesses, 1)
+	s.guesses.account = newLimiter(shared, "guess-account", accountGuesses, 1)
 }
 
 // close lets go of the stores.
@@ -301,19 +319,16 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if cfg.role == "worker" {
 		handler = s.workerHandler()
 	}
-	web := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       30 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // peers' broken handshakes and the like
-
-		DisableGeneralOptionsHandler: true, // OPTIONS * too is answered by our handler, with our headers
-	}
+	web := newWeb(handler, log)
+	web.TLSConfig = certificates(cfg, acme.LetsEncryptURL, log)
 	failed := make(chan error, 1)
-	go func() { failed <- web.Serve(listener) }()
+	go func() {
+		if web.TLSConfig != nil {
+			failed <- web.ServeTLS(listener, "", "")
+		} else {
+			failed <- web.Serve(listener)
+		}
+	}()
 	log.Info("serving", "address", listener.Addr().String(), "role", cfg.role, "version", version)
 	if ready != nil {
 		ready(listener.Addr().String())
@@ -335,6 +350,21 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	stopWorking()
 	err = s.stop(web)
 	return errors.Join(err, <-worked)
+}
+
+// newWeb is the HTTP server of a handler, with its limits.
+func newWeb(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug), // peers' broken handshakes and the like
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * too is answered by our handler, with our headers
+	}
 }
 
 // work runs jobs and schedules until ctx ends, in a process whose role that is. It fails only on a

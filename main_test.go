@@ -142,9 +142,9 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 		t.Fatal(err)
 	}
 	ts.cache.join(t.Context())
-	ts.http = httptest.NewUnstartedServer(ts.handler())
-	ts.http.Config.MaxHeaderBytes = 16 << 10 // as serve has it
-	ts.http.Config.DisableGeneralOptionsHandler = true
+	ts.guesses.pair.patience = testPatience // of all limits: a Redis of a busy machine is not away
+	ts.http = httptest.NewUnstartedServer(nil)
+	ts.http.Config = newWeb(ts.handler(), ts.server.log)
 	ts.http.Start()
 	t.Cleanup(func() {
 		ts.http.Close()
@@ -223,6 +223,8 @@ type answer struct {
 	header http.Header
 	body   []byte
 }
+
+const testPatience = 10 * time.Second // with what is slow only because the machine is busy
 
 var accounts atomic.Int64
 

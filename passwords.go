@@ -11,21 +11,23 @@ import (
 )
 
 const (
-	minPassword     = 8               // characters
-	maxPassword     = 128             // characters
-	hashingPatience = 5 * time.Second // waiting for a slot to hash a password
+	minPassword     = 8                       // characters
+	maxPassword     = 128                     // characters
+	hashingPatience = 1500 * time.Millisecond // waiting for a slot to hash a password
+	maxWaiting      = 64                      // passwords that wait for one; more have no hope
 )
 
 // storedPassword is what sign-in needs to know of an account.
 type storedPassword struct {
 	ID           uuid
+	Email        string
 	PasswordHash string
 	IsActive     bool
 }
 
 const (
-	passwordByEmailSQL = `SELECT id, password_hash, is_active FROM users WHERE email = $1`
-	passwordByIDSQL    = `SELECT id, password_hash, is_active FROM users WHERE id = $1`
+	passwordByEmailSQL = `SELECT id, email, password_hash, is_active FROM users WHERE email = $1`
+	passwordByIDSQL    = `SELECT id, email, password_hash, is_active FROM users WHERE id = $1`
 )
 
 // passwordKey keeps our password digests apart from anybody else's SHA-384 lists. It is no secret
@@ -50,29 +52,21 @@ func (s *server) hashPassword(ctx context.Context, password string) (string, err
 	return string(hash), err
 }
 
-// checkPassword compares a password with a hash. An empty hash, of an account that does not exist,
-// takes as long and never matches.
-func (s *server) checkPassword(ctx context.Context, hash, password string) (bool, error) {
-	if hash == "" {
-		_, err := s.hashPassword(ctx, password)
-		return false, err
-	}
-	if err := s.hashSlot(ctx); err != nil {
-		return false, err
-	}
-	defer func() { <-s.hashing }()
-	return bcrypt.CompareHashAndPassword([]byte(hash), passwordDigest(password)) == nil, nil
-}
-
 // hashSlot waits for one of the few slots in which passwords are hashed, so that many sign-ins at
-// once cannot take every processor from the rest.
+// once cannot take every processor from the rest. There is one less than processors.
 func (s *server) hashSlot(ctx context.Context) error {
+	defer s.waiting.Add(-1)
+	if s.waiting.Add(1) > maxWaiting {
+		return tooManyHashes()
+	}
 	select {
 	case s.hashing <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(hashingPatience):
-		return newProblem("unavailable", "Too many sign-ins at once.")
+		return tooManyHashes()
 	}
 }
+
+func tooManyHashes() error { return newProblem("unavailable", "Too many sign-ins at once.") }

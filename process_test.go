@@ -49,7 +49,7 @@ type process struct {
 func serverEnv(t *testing.T, more ...string) []string {
 	t.Helper()
 	return append([]string{"DATABASE_URL=" + string(newTestDatabase(t)), fmt.Sprintf("REDIS_URL=%s?db=%d", world.redisURL, 1+redisDatabases.Add(1)%15),
-		"JWT_SECRET=" + strings.Repeat("secret of a process ", 2), "LISTEN_ADDR=127.0.0.1:0", "BCRYPT_COST=10"}, more...)
+		"JWT_SECRET=" + strings.Repeat("secret of a process ", 2), "LISTEN_ADDR=127.0.0.1:0", "BCRYPT_COST=10", "RATE_LIMIT=off", "AUTH_RATE_LIMIT=off"}, more...)
 }
 
 var redisDatabases atomic.Int64

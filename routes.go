@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"strings"
 )
@@ -128,42 +129,80 @@ func (s *server) workerHandler() http.Handler {
 	return s.front(mux)
 }
 
-// guard lets a route's callers in and answers its errors.
+// guard lets a route's callers in, as often as they may, and answers its errors.
 func (s *server) guard(rt route) http.Handler {
+	handle, limiter := rt.handle, s.limitOf(rt)
+	if rt.who != anyone && strings.HasPrefix(rt.pattern, "POST ") {
+		handle = s.once(rt.handle)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := recorderOf(w)
 		rec.route = rt.pattern
-		r, err := s.admit(rec, r, rt.who)
+		r, err := s.admit(rec, r, rt, limiter)
+		if err == nil {
+			err = limit(rec, r, rt.who)
+		}
+		if err == nil {
+			err = handle(w, r)
+		}
 		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		if err := limit(rec, r, rt.who); err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		if err := rt.handle(w, r); err != nil {
 			s.fail(w, r, err)
 		}
 	})
 }
 
-// admit judges who calls, as far as that can be told before the project is known.
-func (s *server) admit(rec *recorder, r *http.Request, who access) (*http.Request, error) {
+// admit finds out who calls a route, and refuses him if he may not, or not so often. The request it
+// returns knows its caller.
+func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*http.Request, error) {
+	if rt.who == anyone {
+		return r, charge(rec, l, addressKey(r), cost(rt, r))
+	}
 	var err error
-	switch who {
-	case anyone:
-		return r, nil
-	case readers, listers:
+	if rt.who == readers || rt.who == listers { // the rest is looked up together with what they read
 		rec.claims, err = s.bearer(r)
-		rec.user = rec.claims.Subject.String()
+		rec.user = rec.claims.Subject
+	} else {
+		r, err = s.signIn(rec, r)
+	}
+	if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusUnauthorized {
+		if limited := charge(rec, l, addressKey(r), 1); limited != nil {
+			return r, limited
+		}
+	}
+	if err != nil {
 		return r, err
 	}
-	r, err = s.signIn(rec, r)
-	if err == nil && who == globalAdmins && callerOf(r.Context()).Role != globalAdmin {
-		err = newProblem("forbidden", "Only admins of the installation may do this.")
+	if err := charge(rec, l, limitKey{'u', rec.user}, cost(rt, r)); err != nil {
+		return r, err
 	}
-	return r, err
+	if rt.who == globalAdmins && callerOf(r.Context()).Role != globalAdmin {
+		return r, newProblem("forbidden", "Only admins of the installation may do this.")
+	}
+	return r, nil
+}
+
+// limitOf is the limit that a route's requests count against; nil for pages and for how the process is.
+// Refreshing counts as any request of an address: people of one office share it, and no token can be guessed.
+func (s *server) limitOf(rt route) *limiter {
+	_, path, _ := strings.Cut(rt.pattern, " ")
+	switch {
+	case !strings.HasPrefix(path, "/api/"):
+		return nil
+	case rt.who == anyone && path != "/api/v1/auth/refresh":
+		return s.signIns
+	}
+	return s.requests
+}
+
+// cost is how many requests one counts as.
+func cost(rt route, r *http.Request) int {
+	switch {
+	case rt.pattern == "POST /api/v1/tasks/bulk":
+		return 20
+	case strings.Contains(r.URL.RawQuery, "search=") || strings.Contains(r.URL.RawQuery, "total="):
+		return 5
+	}
+	return 1
 }
 
 // limit bounds what a request may bring: a stranger a small body, and only a read a query.

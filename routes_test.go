@@ -406,6 +406,42 @@ func TestOpenAPIDescribesEveryRouteAndNoOther(t *testing.T) {
 	}
 }
 
+// What holds for every route of the API stands at each in the description.
+func TestOpenAPIDescribesLimitsAndKeysEverywhere(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pathLine, methodLine := regexp.MustCompile(`^  (/\S*):$`), regexp.MustCompile(`^    (get|put|post|patch|delete):$`)
+	blocks, path, pattern := map[string]string{}, "", ""
+	paths, _, _ := strings.Cut(string(text), "\ncomponents:\n")
+	for line := range strings.Lines(paths) {
+		line = strings.TrimRight(line, "\n")
+		if match := pathLine.FindStringSubmatch(line); match != nil {
+			path = match[1]
+		} else if match := methodLine.FindStringSubmatch(line); match != nil {
+			pattern = strings.ToUpper(match[1]) + " " + path
+		}
+		blocks[pattern] += line + "\n"
+	}
+	for _, rt := range (&server{}).routes() {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		if !strings.HasPrefix(path, "/api/") {
+			continue
+		}
+		wanted := []string{"#/components/responses/TooManyRequests"}
+		if method == "POST" && rt.who != anyone {
+			wanted = append(wanted, "#/components/parameters/IdempotencyKey", "'409':", "'422':")
+		}
+		for _, want := range wanted {
+			if !strings.Contains(blocks[rt.pattern], want) {
+				t.Errorf("openapi.yaml does not describe %s of %s", want, rt.pattern)
+			}
+		}
+	}
+}
+
 func TestWorkersAnswerOnlyHowTheyAre(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)

@@ -16,8 +16,16 @@ type server struct {
 	redis   redis.UniversalClient
 	keys    *keyring      // signs tokens and cursors
 	hashing chan struct{} // one slot for each password hash that may run at once
+	waiting atomic.Int64  // hashes that wait for a slot
 	outbox  *outbox
 	cache   *cache // nil: off
+
+	requests *limiter // what one caller may ask for; nil: no limit
+	signIns  *limiter // sign-ins and the like from one address; nil: no limit
+	guesses  struct { // wrong passwords
+		pair, network, account *limiter
+	}
+
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob
 	told        []uuid      // scopes that an operator's command has changed
