@@ -227,7 +227,7 @@ func charge(w http.ResponseWriter, l *limiter, key limitKey, cost int) error {
 	if a.ok {
 		return nil
 	}
-	return newProblem("rate_limited", fmt.Sprintf("You may make %d requests at once, and then one every %v; wait %s seconds.", l.rate.quota, l.rate.interval(), seconds(a.wait))).
+	return newProblem("rate_limited", fmt.Sprintf("You may make %d requests at once, and then one every %v; wait %s s.", l.rate.quota, l.rate.interval(), seconds(a.wait))).
 		with("Retry-After", seconds(a.wait))
 }
 

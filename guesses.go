@@ -58,7 +58,7 @@ func (g *guess) allowed() error {
 	for _, a := range []allowance{g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)} {
 		if !a.ok {
 			wait := seconds(a.wait)
-			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" seconds.").with("Retry-After", wait)
+			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" s.").with("Retry-After", wait)
 		}
 	}
 	return nil

@@ -39,8 +39,6 @@ func parseRate(text string) (rate, bool) {
 	return rate{quota, window}, ok
 }
 
-func (r rate) String() string { return fmt.Sprintf("%d/%v", r.quota, r.window) }
-
 // interval is the time in which one permit comes back.
 func (r rate) interval() time.Duration { return r.window / time.Duration(r.quota) }
 
