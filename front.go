@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -21,13 +22,17 @@ const (
 	maxHops  = 20      // proxies that X-Forwarded-For is read through
 )
 
-// apiHeaders stand on every answer. Pages widen the content policy for their own files.
-var apiHeaders = map[string]string{
-	"Vary":                    "Origin",
-	"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-	"Referrer-Policy":         "no-referrer",
-	"X-Content-Type-Options":  "nosniff",
-	"Cache-Control":           "no-store",
+// apiHeaders stand on every answer. Pages widen the content policy for their own files. All answers
+// share the values, which nobody changes in place.
+var apiHeaders = []struct {
+	name   string
+	values []string
+}{
+	{"Vary", []string{"Origin"}},
+	{"Content-Security-Policy", []string{"default-src 'none'; frame-ancestors 'none'"}},
+	{"Referrer-Policy", []string{"no-referrer"}},
+	{"X-Content-Type-Options", []string{"nosniff"}},
+	{"Cache-Control", []string{"no-store"}},
 }
 
 // front is the outermost handler, around the mux: request id, where the request comes from, headers,
@@ -48,8 +53,8 @@ func (s *server) front(mux http.Handler) http.Handler {
 		scheme := s.unproxy(r)
 		header := w.Header()
 		header.Set("X-Request-Id", id)
-		for name, value := range apiHeaders {
-			header.Set(name, value)
+		for _, h := range apiHeaders {
+			header[h.name] = h.values
 		}
 		if scheme == "https" {
 			header.Set("Strict-Transport-Security", "max-age=31536000") // RFC 6797
@@ -58,9 +63,9 @@ func (s *server) front(mux http.Handler) http.Handler {
 			header.Set("Connection", "close") // so that the client's next request goes elsewhere
 		}
 		defer func() {
-			s.log.Info("request", "requestId", id, "method", r.Method, "path", r.URL.Path, "route", rec.route,
-				"status", rec.status, "bytes", rec.bytes, "ms", float64(time.Since(start).Microseconds())/1000,
-				"user", rec.caller(), "ip", clientAddr(r).String())
+			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),
+				slog.String("path", r.URL.Path), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
+				slog.Float64("ms", float64(time.Since(start).Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
 		defer func() {
 			if p := recover(); p == http.ErrAbortHandler {

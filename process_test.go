@@ -281,7 +281,7 @@ func TestSIGTERM(t *testing.T) {
 
 	answers := make(chan []*answer)
 	go func() {
-		answers <- atOnce(6, func(i int) *answer { // each takes a good part of a second
+		answers <- atOnce(2, func(i int) *answer { // each takes a part of a second
 			return p.anonymous().post(registerPath, registration(fmt.Sprintf("late%d@example.org", i)))
 		})
 	}()

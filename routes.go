@@ -211,7 +211,9 @@ func limit(rec *recorder, r *http.Request, who access) error {
 	if who == anyone {
 		most = maxStrangerBody
 	}
-	r.Body = http.MaxBytesReader(rec.ResponseWriter, r.Body, most)
+	if r.Body != http.NoBody {
+		r.Body = http.MaxBytesReader(rec.ResponseWriter, r.Body, most)
+	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
 		return nil
 	}

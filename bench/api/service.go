@@ -84,6 +84,7 @@ func (b *bench) serve(ctx context.Context, database string, settings ...string) 
 		return nil, err
 	}
 	env := append([]string{
+		"RATE_LIMIT=off", "AUTH_RATE_LIMIT=off",
 		"DATABASE_URL=" + b.dsn(database), "REDIS_URL=" + b.servers.RedisURL, "JWT_SECRET=" + jwtSecret, "LISTEN_ADDR=" + address,
 		"ROLE=api", "ACCESS_TOKEN_TTL=24h", "BCRYPT_COST=10",
 	}, settings...)
