@@ -211,9 +211,22 @@ func queryAll[T any](ctx context.Context, d *database, sql string, args ...any) 
 
 // queryOne returns the only row of a query as a T; no row is the problem "not_found".
 func queryOne[T any](ctx context.Context, d *database, sql string, args ...any) (T, error) {
-	b := &pgx.Batch{}
-	b.Queue(sql, args...)
-	return sendOne[T](ctx, d, b)
+	var value T
+	err := d.query(ctx, one(&value), sql, args...)
+	return value, err
+}
+
+// query hands the rows of a query to a function, which may be run again.
+func (d *database) query(ctx context.Context, read func(pgx.Rows) error, sql string, args ...any) error {
+	return d.again(ctx, func() error {
+		return d.run(ctx, func(c *pgxpool.Conn) error {
+			rows, err := c.Query(ctx, sql, args...)
+			if err != nil {
+				return err
+			}
+			return read(rows)
+		})
+	})
 }
 
 // queryValue returns the only column of the only row of a query.
@@ -286,28 +299,40 @@ func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	return value, err
 }
 
-// sendOneAndAll sends a batch of two queries in one round trip: one row of A, then rows of B. No row
-// of A is the problem "not_found".
-func sendOneAndAll[A, B any](ctx context.Context, d *database, b *pgx.Batch) (A, []B, error) {
-	var one A
-	var all []B
-	err := d.run(ctx, func(c *pgxpool.Conn) error {
-		results := c.SendBatch(ctx, b)
-		defer results.Close()
-		rows, err := results.Query()
-		if err != nil {
-			return err
-		}
-		if one, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[A]); err != nil {
-			return err
-		}
-		if rows, err = results.Query(); err != nil {
-			return err
-		}
-		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[B])
-		return err
+// sendEach sends queries in one round trip and hands each one's rows to its function, as query does.
+func (d *database) sendEach(ctx context.Context, b *pgx.Batch, read ...func(pgx.Rows) error) error {
+	return d.again(ctx, func() error {
+		return d.run(ctx, func(c *pgxpool.Conn) error {
+			results := c.SendBatch(ctx, unsent(b))
+			defer results.Close()
+			for _, read := range read {
+				rows, err := results.Query()
+				if err == nil {
+					err = read(rows)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	})
-	return one, all, dbError(err)
+}
+
+// one reads the only row of a query by column name; no row is the problem "not_found".
+func one[T any](into *T) func(pgx.Rows) error {
+	return func(rows pgx.Rows) (err error) {
+		*into, err = pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[T])
+		return err
+	}
+}
+
+// all reads every row of a query by column name.
+func all[T any](into *[]T) func(pgx.Rows) error {
+	return func(rows pgx.Rows) (err error) {
+		*into, err = pgx.CollectRows(rows, pgx.RowToStructByName[T])
+		return err
+	}
 }
 
 // inTx runs fn in a transaction, for the few changes that must look before they write. Like send

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,6 +60,48 @@ const (
 
 func (who reader) caller(a asker) caller {
 	return caller{ID: a.user, Session: a.session, Role: who.CallerRole, Timezone: who.CallerZone, Until: who.CallerUntil}
+}
+
+// readerWidth is the number of readerColumns.
+const readerWidth = 5
+
+// readReader reads readerColumns as PostgreSQL sends them.
+func readReader(values [][]byte) (reader, error) {
+	if len(values) < readerWidth || len(values[2]) != 8 || len(values[3]) != 16 {
+		return reader{}, errors.New("the columns of a reader are not as expected")
+	}
+	who := reader{
+		CallerRole: globalRole(values[0]), CallerZone: string(values[1]), CallerUntil: timestamp{readTimestamptz(values[2])},
+		ReadProject: uuid(values[3]),
+	}
+	if values[4] != nil {
+		role := memberRole(values[4])
+		who.ReadAsMember = &role
+	}
+	return who, nil
+}
+
+// queryResource reads one resource, whose version is the last column of a statement that begins with
+// readerColumns.
+func (s *server) queryResource(ctx context.Context, sql string, args ...any) (who reader, c content, err error) {
+	err = s.db.query(ctx, func(rows pgx.Rows) error {
+		defer rows.Close()
+		if !rows.Next() {
+			return cmp.Or(rows.Err(), pgx.ErrNoRows)
+		}
+		values := rows.RawValues()
+		if who, err = readReader(values); err != nil {
+			return err
+		}
+		version := binary.BigEndian.Uint64(values[len(values)-1])
+		encoder := newRowEncoder(rows, readerWidth, len(values))
+		if c.body, err = encoder.append(make([]byte, 0, 1024), values[readerWidth:]); err != nil {
+			return err
+		}
+		c.tag, c.body = entityTag(int64(version)), append(c.body, '\n')
+		return nil
+	}, sql, args...)
+	return who, c, err
 }
 
 // member is the role as the cache has it, "-" for none.
@@ -127,12 +171,6 @@ func (s *server) readDocument(ctx context.Context, cl claims, d document) (conte
 		return content{}, newProblem("not_found", "")
 	}
 	return c, nil
-}
-
-// versioned is the content of a single resource.
-func versioned(version int64, v any) (content, error) {
-	body, err := encode(v)
-	return content{tag: entityTag(version), body: body}, err
 }
 
 // runRaise tells all processes of changes that a program outside of them has made to scopes. To tell

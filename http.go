@@ -486,14 +486,20 @@ func listContent[T any](s *server, r *http.Request, p page, rows []T, total *int
 	var link string
 	if len(rows) > p.limit {
 		out.Items = rows[:p.limit]
-		next := s.keys.sealCursor(place(rows[p.limit-1]), listScope(r))
+		var next string
+		next, link = s.nextPage(r, place(rows[p.limit-1]))
 		out.Next = &next
-		values := r.URL.Query()
-		values.Set("cursor", next)
-		link = "<" + r.URL.EscapedPath() + "?" + values.Encode() + `>; rel="next"`
 	}
 	body, err := encode(out)
 	return content{link: link, body: body}, err
+}
+
+// nextPage is the cursor of the page after a place in a list, and the Link to it (RFC 8288).
+func (s *server) nextPage(r *http.Request, after cursor) (next, link string) {
+	next = s.keys.sealCursor(after, listScope(r))
+	values := r.URL.Query()
+	values.Set("cursor", next)
+	return next, "<" + r.URL.EscapedPath() + "?" + values.Encode() + `>; rel="next"`
 }
 
 // countIf runs a count when the client asked for a total; lists never count otherwise.

@@ -62,6 +62,7 @@
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
+//	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL; ids and times
 //	certificates.go  TLS
 //	config.go    settings

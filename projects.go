@@ -199,8 +199,8 @@ func (s *server) handleProject(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return reader{}, content{}, err
 		}
-		c, err := versioned(p.Version, p.project)
-		return p.reader, c, err
+		body, err := encode(p.project)
+		return p.reader, content{tag: entityTag(p.Version), body: body}, err
 	}})
 }
 

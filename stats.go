@@ -65,7 +65,9 @@ func (s *server) handleProjectStats(w http.ResponseWriter, r *http.Request) erro
 		b := &pgx.Batch{}
 		b.Queue(readerSQL, a.session, a.user, id)
 		b.Queue(keptStatsSQL, id)
-		who, kept, err := sendOneAndAll[reader, projectStats](ctx, s.db, b)
+		var who reader
+		var kept []projectStats
+		err := s.db.sendEach(ctx, b, one(&who), all(&kept))
 		if err == nil && len(kept) == 0 {
 			kept, err = queryAll[projectStats](ctx, s.db, statsNowSQL, id)
 		}

@@ -269,20 +269,23 @@ func (s *server) handleTask(w http.ResponseWriter, r *http.Request) error {
 		d.project = nil // people have versions of their own: no ETag for the whole, nor a place in the cache
 	}
 	d.read = func(ctx context.Context, a asker) (reader, content, error) {
-		t, err := queryOne[taskReading](ctx, s.db, sql, append([]any{a.session, a.user}, args...)...)
+		args := append([]any{a.session, a.user}, args...)
+		if expand == nil {
+			who, c, err := s.queryResource(ctx, sql, args...)
+			if err == nil {
+				s.cache.noteHome(name, who.ReadProject)
+			}
+			return who, c, err
+		}
+		t, err := queryOne[taskReading](ctx, s.db, sql, args...)
+		if err == nil {
+			err = s.expandTasks(ctx, []*task{&t.task}, expand)
+		}
 		if err != nil {
 			return reader{}, content{}, err
 		}
-		s.cache.noteHome(name, t.ProjectID)
-		if expand != nil {
-			if err := s.expandTasks(ctx, []*task{&t.task}, expand); err != nil {
-				return reader{}, content{}, err
-			}
-			body, err := encode(t.task)
-			return t.reader, content{body: body}, err
-		}
-		c, err := versioned(t.Version, t.task)
-		return t.reader, c, err
+		body, err := encode(t.task)
+		return t.reader, content{body: body}, err
 	}
 	return s.writeDocument(w, r, d)
 }
