@@ -78,3 +78,43 @@ func (b *batcher[T]) run(mine *batch[T]) {
 	mine.err = b.flush(ctx, mine.items)
 	close(mine.done)
 }
+
+// turns lets at most so many act at once for one key; the others wait in line.
+type turns struct {
+	most    int
+	mu      sync.Mutex
+	waiting map[uuid]*line
+}
+
+type line struct {
+	slots chan struct{}
+	users int
+}
+
+func newTurns(most int) *turns { return &turns{most: most, waiting: map[uuid]*line{}} }
+
+// take waits for a turn and returns how to end it.
+func (t *turns) take(ctx context.Context, key uuid) (end func(), err error) {
+	t.mu.Lock()
+	l := t.waiting[key]
+	if l == nil {
+		l = &line{slots: make(chan struct{}, t.most)}
+		t.waiting[key] = l
+	}
+	l.users++
+	t.mu.Unlock()
+	leave := func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(t.waiting, key)
+		}
+	}
+	select {
+	case l.slots <- struct{}{}:
+		return func() { <-l.slots; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
+	}
+}

@@ -27,7 +27,7 @@ import (
 // in Redis, where one round trip for many requests fetches them, and entries also do, for all to use.
 const (
 	maxEntry      = 64 << 10 // bytes; what is larger is not kept
-	maxKept       = 24 << 20 // bytes kept in this process
+	maxKept       = 16 << 20 // bytes kept in this process
 	entryOverhead = 300      // bytes that an entry costs beside its own
 	entryLife     = 60 * time.Second
 	tokenLife     = 10 * time.Minute       // in Redis, since the last write or first read
@@ -416,7 +416,7 @@ func (c *cache) forgetAll() {
 	}
 }
 
-// home is the project that a task was last seen in, nil if it was not.
+// home is the project that a task, by id or ref, was last seen in; nil if it was not.
 func (c *cache) home(task string) *uuid {
 	if c == nil {
 		return nil
@@ -427,6 +427,13 @@ func (c *cache) home(task string) *uuid {
 		return &project
 	}
 	return nil
+}
+
+// homeOf is home by id, zero if it is not known.
+func (c *cache) homeOf(task uuid) uuid {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.homes[task.String()]
 }
 
 func (c *cache) noteHome(task string, project uuid) {

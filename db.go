@@ -30,6 +30,7 @@ const (
 	pingTimeout    = 700 * time.Millisecond // for one connection that was idle, before the next is tried
 	patience       = time.Second            // with a statement, and then with the server, before both are given up
 	txAttempts     = 4                      // of a transaction that may run again
+	writersAtOnce  = 2                      // in one project: one commits while the next is on its way
 )
 
 // database is the pool with the few ways this program talks to PostgreSQL. Each of them waits a
@@ -40,6 +41,9 @@ type database struct {
 	asking  sync.Mutex   // held while the server is asked for a sign of life
 	asked   time.Time    // when the last such question had its answer
 	alive   bool         // that answer
+
+	turns *turns               // of writers in one project
+	home  func(task uuid) uuid // the project that a task was last seen in; zero: not known
 
 	changed   func(scopes []uuid) // is called after a commit with the projects and users whose log tells of it
 	uncertain func()              // is called when nobody knows whether there was a commit
@@ -87,7 +91,10 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
-	return &database{pool: pool, changed: func([]uuid) {}, uncertain: func() {}}, nil
+	return &database{
+		pool: pool, turns: newTurns(writersAtOnce), home: func(uuid) uuid { return uuid{} },
+		changed: func([]uuid) {}, uncertain: func() {},
+	}, nil
 }
 
 // changedScopes is where a connection keeps what notices told of the present transaction.
@@ -259,9 +266,35 @@ func unsent(b *pgx.Batch) *pgx.Batch {
 	return c
 }
 
+// turn waits until few enough other writes of this process are under way in the project that a batch
+// enters. They would only wait for each other in the database, where each of them holds a connection
+// and every waiting one makes the others slower.
+func (d *database) turn(ctx context.Context, b *pgx.Batch) (end func(), err error) {
+	first := b.QueuedQueries[0]
+	if heldOf(ctx) != nil || !strings.HasPrefix(first.SQL, "SELECT enter_") || len(first.Arguments) == 0 {
+		return func() {}, nil
+	}
+	key, ok := first.Arguments[0].(uuid)
+	if project, given := first.Arguments[0].(*uuid); given && project != nil {
+		key, ok = *project, true
+	}
+	if home := d.home(key); home != (uuid{}) {
+		key = home
+	}
+	if !ok {
+		return func() {}, nil
+	}
+	return d.turns.take(ctx, key)
+}
+
 // send runs a batch as one transaction in one round trip; an error of any statement undoes all.
 // It runs again where the server asks for that (serialization, deadlock) or nothing was sent.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {
+	end, err := d.turn(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer end()
 	return d.again(ctx, func() error {
 		return d.run(ctx, func(c *pgxpool.Conn) error {
 			return undoable(ctx, b, func(b *pgx.Batch) error { return c.SendBatch(ctx, b).Close() })
@@ -273,7 +306,12 @@ func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 // No row is the problem "not_found".
 func sendOne[T any](ctx context.Context, d *database, b *pgx.Batch) (T, error) {
 	var value T
-	err := d.again(ctx, func() error {
+	end, err := d.turn(ctx, b)
+	if err != nil {
+		return value, err
+	}
+	defer end()
+	err = d.again(ctx, func() error {
 		return d.run(ctx, func(c *pgxpool.Conn) error {
 			return undoable(ctx, b, func(b *pgx.Batch) (err error) {
 				results := c.SendBatch(ctx, b)

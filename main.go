@@ -83,6 +83,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -113,6 +114,9 @@ Settings are environment variables; the README lists them. Flags: taskflow serve
 `
 
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(250) // the heap is small: memory is spent to spare collections
+	}
 	if err := run(context.Background(), os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return
@@ -270,7 +274,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	if cfg.cache {
 		s.cache = openCache(options, cfg.redisSpace, log)
-		db.changed, db.uncertain = s.cache.raise, s.cache.forgetAll
+		db.home, db.changed, db.uncertain = s.cache.homeOf, s.cache.raise, s.cache.forgetAll
 	}
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())

@@ -199,6 +199,7 @@ func (s *server) handleCreateTask(w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
+	s.cache.noteHome(t.ID.String(), t.ProjectID)
 	return writeCreated(w, r, "/api/v1/tasks/"+t.ID.String(), t.Version, t)
 }
 
