@@ -83,7 +83,7 @@ func (b *batcher[T]) run(mine *batch[T]) {
 type turns struct {
 	most    int
 	mu      sync.Mutex
-	waiting map[uuid]*line
+	waiting map[[16]byte]*line
 }
 
 type line struct {
@@ -91,10 +91,10 @@ type line struct {
 	users int
 }
 
-func newTurns(most int) *turns { return &turns{most: most, waiting: map[uuid]*line{}} }
+func newTurns(most int) *turns { return &turns{most: most, waiting: map[[16]byte]*line{}} }
 
 // take waits for a turn and returns how to end it.
-func (t *turns) take(ctx context.Context, key uuid) (end func(), err error) {
+func (t *turns) take(ctx context.Context, key [16]byte) (end func(), err error) {
 	t.mu.Lock()
 	l := t.waiting[key]
 	if l == nil {

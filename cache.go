@@ -164,11 +164,13 @@ func (c *cache) look(ctx context.Context, keys ...key) *sight {
 			s = found
 		}
 	}
-	if s.whole() {
+	hit := s.whole()
+	if hit {
 		c.hits.Add(1)
 	} else {
 		c.misses.Add(1)
 	}
+	timingOf(ctx).look(hit)
 	return s
 }
 

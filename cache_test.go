@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -471,3 +472,27 @@ func TestAHerdCausesOneQuery(t *testing.T) {
 
 // again is the same client, for requests at the same time.
 func (c *client) again() *client { return &client{s: c.s, token: c.token, id: c.id, email: c.email} }
+
+func TestServerTiming(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, "SERVER_TIMING=on")
+	alice := ts.signUp("Alice")
+	path := "/api/v1/projects/" + alice.project("Launch")
+	alice.get(path).want(200)
+	for _, test := range []struct {
+		path, want string
+	}{
+		{path, `^cache;desc=hit, db;dur=0\.000, total;dur=\d+\.\d{3}$`},
+		{path + "/stats", `^cache;desc=miss, db;dur=\d+\.\d{3}, total;dur=\d+\.\d{3}$`},
+		{"/docs", `^cache;desc=unused, db;dur=0\.000, total;dur=\d+\.\d{3}$`},
+		{"/api/v1/nowhere", `^cache;desc=unused`},
+	} {
+		if got := alice.get(test.path).header.Get("Server-Timing"); !regexp.MustCompile(test.want).MatchString(got) {
+			t.Errorf("%s: got %q, want %s", test.path, got, test.want)
+		}
+	}
+	ts = newTestServer(t)
+	if got := ts.anonymous().get("/health").header.Get("Server-Timing"); got != "" {
+		t.Errorf("got %q without being asked", got)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"net"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -123,6 +124,9 @@ func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error
 // request when it has stopped answering, as one does that is paused or whose network is gone.
 // It returns when nobody can be given what the statements have changed from the cache.
 func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	if t := timingOf(ctx); t != nil {
+		defer func(began time.Time) { t.db.Add(int64(time.Since(began))) }(time.Now())
+	}
 	if heldOf(ctx) != nil { // hold tells of the whole
 		return d.conn(ctx, func(c *pgxpool.Conn) error { return d.watch(c, fn) })
 	}
@@ -677,4 +681,44 @@ func (t *timestamp) ScanTimestamptz(v pgtype.Timestamptz) error {
 
 func (t timestamp) TimestamptzValue() (pgtype.Timestamptz, error) {
 	return pgtype.Timestamptz{Time: t.Time, Valid: true}, nil
+}
+
+// timing is what a request took, where SERVER_TIMING asks for it.
+type timing struct {
+	began  time.Time
+	db     atomic.Int64 // ns
+	looks  atomic.Int64 // at the cache
+	misses atomic.Int64
+}
+
+type timingKey struct{}
+
+// timingOf is the timing of the request that ctx belongs to, or nil.
+func timingOf(ctx context.Context) *timing {
+	t, _ := ctx.Value(timingKey{}).(*timing)
+	return t
+}
+
+// look notes whether the cache had what was looked for.
+func (t *timing) look(hit bool) {
+	if t == nil {
+		return
+	}
+	t.looks.Add(1)
+	if !hit {
+		t.misses.Add(1)
+	}
+}
+
+// String is the timing as the header Server-Timing has it (W3C), in ms.
+func (t *timing) String() string {
+	ms := func(ns int64) string { return strconv.FormatFloat(float64(ns)/1e6, 'f', 3, 64) }
+	cache := "hit"
+	switch {
+	case t.misses.Load() > 0:
+		cache = "miss"
+	case t.looks.Load() == 0:
+		cache = "unused"
+	}
+	return "cache;desc=" + cache + ", db;dur=" + ms(t.db.Load()) + ", total;dur=" + ms(int64(time.Since(t.began)))
 }

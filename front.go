@@ -50,6 +50,10 @@ func (s *server) front(mux http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w}
 		id := requestID(r)
 		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		if s.config.timing {
+			rec.timing = &timing{began: start}
+			r = r.WithContext(context.WithValue(r.Context(), timingKey{}, rec.timing))
+		}
 		scheme := s.unproxy(r)
 		header := w.Header()
 		header.Set("X-Request-Id", id)

@@ -37,7 +37,8 @@ type recorder struct {
 	bytes  int64
 	route  string // pattern that matched
 	user   uuid
-	claims claims // of the token, where the handler looks up the rest
+	timing *timing // nil: not asked for
+	claims claims  // of the token, where the handler looks up the rest
 }
 
 // caller is who asked, "" for a stranger.
@@ -51,13 +52,16 @@ func (rec *recorder) caller() string {
 func (rec *recorder) WriteHeader(status int) {
 	if rec.status == 0 {
 		rec.status = status
+		if rec.timing != nil {
+			rec.Header().Set("Server-Timing", rec.timing.String())
+		}
 	}
 	rec.ResponseWriter.WriteHeader(status)
 }
 
 func (rec *recorder) Write(b []byte) (int, error) {
 	if rec.status == 0 {
-		rec.status = http.StatusOK
+		rec.WriteHeader(http.StatusOK)
 	}
 	n, err := rec.ResponseWriter.Write(b)
 	rec.bytes += int64(n)

@@ -56,7 +56,6 @@
 //	scripts.go   its keys, and the scripts that change them
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
-//	batch.go     many requests in one round trip
 //	cron.go      cron lines
 //	recurrence.go  RFC 5545 rules
 //	jwt.go       access tokens and other authenticated values
@@ -64,6 +63,7 @@
 //	migrate.go   the database's schema, step by step
 //	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL; ids and times
+//	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
 //	config.go    settings
 //	limit.go     how often somebody may do something
