@@ -305,14 +305,17 @@ var (
 	tags   = strings.Fields("bug feature design backend frontend docs legal finance marketing support security mobile urgent later customer internal")
 )
 
+// newWords has the same names each time; which is used is chance.
 func newWords(chance *rand.Rand) *words {
 	w := &words{names: slices.Clone(things)}
+	letters := rand.New(rand.NewPCG(0, 0))
+	letter := func(of string) string { return string(of[letters.IntN(len(of))]) }
 	for range 3000 {
 		name := ""
-		for range 2 + chance.IntN(2) {
-			name += string("bdfgklmnprstvz"[chance.IntN(14)]) + string("aeiou"[chance.IntN(5)])
+		for range 2 + letters.IntN(2) {
+			name += letter("bdfgklmnprstvz") + letter("aeiou")
 		}
-		w.names = append(w.names, name+string("lnrstx"[chance.IntN(6)]))
+		w.names = append(w.names, name+letter("lnrstx"))
 	}
 	w.zipf = rand.NewZipf(chance, 1.2, 20, uint64(len(w.names)-1))
 	return w

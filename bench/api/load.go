@@ -39,6 +39,7 @@ type memory struct{ own, redis, postgres float64 }
 
 const (
 	warmUp   = 1               // seconds of the same load before each measurement
+	brief    = 3               // seconds, at most, of one that no budget speaks of
 	patience = 5 * time.Second // of wrk with an answer
 )
 
@@ -55,10 +56,11 @@ func (b *bench) load(ctx context.Context, s *service, r row, requests []string) 
 		return err
 	}
 	s.complaints()
-	profiled := b.profiling(ctx, s, r)
+	seconds := b.secondsFor(r)
+	profiled := b.profiling(ctx, s, r, seconds)
 	var got wrkSummary
-	m, err := b.measured(s.pid(), func() (requests float64, err error) {
-		got, err = b.wrk(ctx, s, r.connections, b.seconds, file)
+	m, err := b.measured(s.pid(), seconds, func() (requests float64, err error) {
+		got, err = b.wrk(ctx, s, r.connections, seconds, file)
 		return got.Requests, err
 	})
 	if err = errors.Join(err, profiled()); err != nil {
@@ -75,15 +77,22 @@ func (b *bench) load(ctx context.Context, s *service, r row, requests []string) 
 		}
 		b.note(fmt.Errorf("%v%s", r, told))
 	}
-	fmt.Fprintf(os.Stderr, "  %-60v %8.0f/s  p50 %7.2f ms  p99 %7.2f ms%s\n", r, m.rate, m.p50, m.p99, told)
+	b.say("%-75v %6.0f/s  p50 %7.2f ms  p99 %7.2f ms%s", r, m.rate, m.p50, m.p99, told)
 	return nil
 }
 
-// measured runs a load and says what it cost. The load returns how many requests it made.
-func (b *bench) measured(pid int, load func() (float64, error)) (sample, error) {
+func (b *bench) secondsFor(r row) int {
+	if r.connections == usual {
+		return b.seconds
+	}
+	return min(b.seconds, brief)
+}
+
+// measured runs a load of so many seconds and says what it cost. The load returns how many requests it made.
+func (b *bench) measured(pid, seconds int, load func() (float64, error)) (sample, error) {
 	done := make(chan struct{})
 	peak := make(chan memory)
-	go func() { peak <- b.watchMemory(pid, done) }()
+	go func() { peak <- b.watchMemory(pid, seconds, done) }()
 	own, redis, postgres := harness.CPU(pid), b.servers.RedisCPU(), b.servers.PostgresCPU()
 	n, err := load()
 	own, redis, postgres = harness.CPU(pid)-own, b.servers.RedisCPU()-redis, b.servers.PostgresCPU()-postgres
@@ -95,10 +104,10 @@ func (b *bench) measured(pid int, load func() (float64, error)) (sample, error) 
 	return m, err
 }
 
-func (b *bench) watchMemory(pid int, done <-chan struct{}) (m memory) {
+func (b *bench) watchMemory(pid, seconds int, done <-chan struct{}) (m memory) {
 	often := time.NewTicker(200 * time.Millisecond)
 	defer often.Stop()
-	halfway := time.After(time.Duration(b.seconds) * time.Second / 2) // once: it costs PostgreSQL's time
+	halfway := time.After(time.Duration(seconds) * time.Second / 2) // once: it costs PostgreSQL's time
 	for {
 		select {
 		case <-often.C:
@@ -131,14 +140,14 @@ func (b *bench) wrk(ctx context.Context, s *service, connections, seconds int, f
 }
 
 // profiling starts a CPU profile of the service if one is wanted; the function it returns waits for its end.
-func (b *bench) profiling(ctx context.Context, s *service, r row) (wait func() error) {
+func (b *bench) profiling(ctx context.Context, s *service, r row, seconds int) (wait func() error) {
 	if b.profile == "" || s.profile == "" || b.round > 0 {
 		return func() error { return nil }
 	}
 	result := make(chan error, 1)
 	go func() {
 		result <- func() error {
-			req, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.profile, b.seconds), nil)
+			req, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", s.profile, seconds), nil)
 			if err != nil {
 				return err
 			}
@@ -192,8 +201,8 @@ func (b *bench) transact(ctx context.Context, database string, r row, script str
 		return fmt.Errorf("%v: %w", r, err)
 	}
 	var seconds float64
-	m, err := b.measured(0, func() (transactions float64, err error) {
-		transactions, seconds, err = follow(lines, b.seconds)
+	m, err := b.measured(0, b.secondsFor(r), func() (transactions float64, err error) {
+		transactions, seconds, err = follow(lines, b.secondsFor(r))
 		return transactions, err
 	})
 	if err != nil {
@@ -202,7 +211,7 @@ func (b *bench) transact(ctx context.Context, database string, r row, script str
 	m.rate = m.requests / seconds
 	m.p50, m.p99, m.own, m.memory.own = math.NaN(), math.NaN(), math.NaN(), math.NaN()
 	b.results.add(r, b.round, m)
-	fmt.Fprintf(os.Stderr, "  %-60v %8.0f/s\n", r, m.rate)
+	b.say("%-75v %6.0f/s", r, m.rate)
 	return nil
 }
 

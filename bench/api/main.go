@@ -143,6 +143,7 @@ func (o options) whole() bool { return o.only == "" && o.sizes == allSizes && o.
 
 type bench struct {
 	options
+	began    time.Time
 	program  string // TaskFlow's
 	pgbench  string
 	servers  *harness.Servers
@@ -158,11 +159,10 @@ type bench struct {
 }
 
 func run(ctx context.Context, o options) (err error) {
-	began := time.Now()
 	if err := o.check(); err != nil {
 		return err
 	}
-	b := &bench{options: o, program: shipped, results: results{}}
+	b := &bench{options: o, began: time.Now(), program: shipped, results: results{}}
 	if err := b.build(ctx); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	for b.round = range o.rounds {
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", b.round+1, o.rounds)
+		b.say("round %d of %d", b.round+1, o.rounds)
 		for _, p := range parts {
 			for _, d := range datasets {
 				if slices.Contains(p.sizes, d.size) && o.wants(p, d.size) && ctx.Err() == nil {
@@ -190,7 +190,7 @@ func run(ctx context.Context, o options) (err error) {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	page := b.page(ctx, began)
+	page := b.page(ctx)
 	fmt.Println(page)
 	if !o.whole() {
 		return nil
@@ -227,7 +227,7 @@ func (b *bench) prepare(ctx context.Context) error {
 	if _, err := b.db.Exec(ctx, `SELECT pg_reload_conf()`); err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, "making accounts and projects")
+	b.say("making accounts and projects")
 	if err := b.makeWorld(ctx); err != nil {
 		return err
 	}
@@ -235,19 +235,24 @@ func (b *bench) prepare(ctx context.Context) error {
 		if i > 0 && !slices.ContainsFunc(parts, func(p part) bool { return slices.Contains(p.sizes, d.size) && b.wants(p, d.size) }) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "making %d tasks\n", d.size)
+		b.say("making %d tasks", d.size)
 		if err := b.fill(ctx, d); err != nil {
 			return err
 		}
 	}
-	fmt.Fprintln(os.Stderr, "recording statements")
+	b.say("recording statements")
 	return b.record(ctx)
+}
+
+// say tells whoever waits what is going on.
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%7s  %s\n", time.Since(b.began).Round(time.Second), fmt.Sprintf(format, args...))
 }
 
 // note keeps an error for the page: what fails spoils its own figure only.
 func (b *bench) note(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "failed:", err)
+		b.say("failed: %v", err)
 		b.failures = append(b.failures, fmt.Errorf("round %d: %w", b.round+1, err))
 	}
 }
@@ -385,16 +390,14 @@ func (b *bench) growth(ctx context.Context, d dataset) error {
 
 // depth reads pages at the beginning and far behind it, of one order.
 func (b *bench) depth(ctx context.Context, d dataset) error {
+	if err := b.findPages(ctx, d); err != nil {
+		return err
+	}
 	s, err := b.serve(ctx, d.database(), "CACHE=off")
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	if b.pages == nil {
-		if err := b.walk(ctx, s); err != nil {
-			return err
-		}
-	}
 	for _, work := range []string{pageFirst, pageMiddle, pageLast} {
 		b.note(b.load(ctx, s, row{work, taskflow, d.size, usual}, []string{b.pages[work]}))
 	}
@@ -435,6 +438,9 @@ func (b *bench) explain(ctx context.Context, d dataset) error {
 		})
 	case 100_000:
 		return b.plansOf(ctx, d, d.database(), searchAll, b.sending(b.searches("")[1]))
+	}
+	if err := b.findPages(ctx, d); err != nil {
+		return err
 	}
 	return errors.Join(
 		b.plansOf(ctx, d, d.database(), getPlain, b.sending(b.reads(d)[0])),

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -69,7 +68,7 @@ func (b *bench) fullest(d dataset) string {
 // parameters.
 func (b *bench) searches(more string) (list []string) {
 	chance := rand.New(rand.NewPCG(2, 2))
-	w := newWords(rand.New(rand.NewPCG(1, 1)))
+	w := newWords(chance)
 	for i := range searching {
 		text := ""
 		switch i % 4 {
@@ -136,9 +135,18 @@ func (b *bench) ask(ctx context.Context, s *service, requests []string) ([]byte,
 	return bodies[len(bodies)/2], nil
 }
 
-// walk goes through all pages of the deep project to find requests for one in the middle and for the last.
-func (b *bench) walk(ctx context.Context, s *service) error {
-	fmt.Fprintln(os.Stderr, "walking to the last page")
+// findPages walks through all pages of the deep project, once, to find requests for one in the middle
+// and for the last.
+func (b *bench) findPages(ctx context.Context, d dataset) error {
+	if b.pages != nil {
+		return nil
+	}
+	b.say("walking to the last page")
+	s, err := b.serve(ctx, d.database(), "CACHE=off")
+	if err != nil {
+		return err
+	}
+	defer s.stop()
 	list := "GET /api/v1/tasks?projectId=" + b.world.deepest()
 	line := list + "&limit=100"
 	var cursors []string

@@ -122,9 +122,9 @@ func verdict(kept, aimed bool) string {
 }
 
 // page is RESULTS.md.
-func (b *bench) page(ctx context.Context, began time.Time) string {
+func (b *bench) page(ctx context.Context) string {
 	var out bytes.Buffer
-	b.describe(ctx, &out, began)
+	b.describe(ctx, &out)
 	if len(b.failures) > 0 {
 		out.WriteString("## Failures\n\n")
 		for _, err := range b.failures {
@@ -290,7 +290,7 @@ func byWork(a, b row) int {
 }
 
 // describe is the head of the page: where, when, how, and of what.
-func (b *bench) describe(ctx context.Context, out *bytes.Buffer, began time.Time) {
+func (b *bench) describe(ctx context.Context, out *bytes.Buffer) {
 	fmt.Fprintf(out, "# The API beside its limits\n\n")
 	fmt.Fprintf(out, "Written by `make bench`; README.md says what is measured and how. Medians of %d rounds, %d s for each measurement.\n", b.rounds, b.seconds)
 	fmt.Fprintf(out, "Absolute figures drift with the machine; the ratios, each of two measurements in the same minute, are what counts.\n\n")
@@ -300,7 +300,7 @@ func (b *bench) describe(ctx context.Context, out *bytes.Buffer, began time.Time
 	wrk, _, _ := strings.Cut(harness.Output(ctx, "wrk", "-v"), " [")
 	for _, line := range [][2]string{
 		{"Machine", harness.Machine() + "; the load, the service and its servers share it"},
-		{"Started", began.UTC().Format("2006-01-02 15:04") + " UTC, took " + time.Since(began).Round(time.Second).String() + ", " + harness.Load()},
+		{"Started", b.began.UTC().Format("2006-01-02 15:04") + " UTC, took " + time.Since(b.began).Round(time.Second).String() + ", " + harness.Load()},
 		{"Command", "`make bench" + arguments() + "`"},
 		{"TaskFlow", harness.Commit(ctx) + ", " + runtime.Version() + ", one process with its default settings but for `ROLE=api`, logging to a file"},
 		{"Servers", "PostgreSQL " + version + " (durable, default settings), Redis " + b.servers.RedisVersion(ctx) + " (`--save \"\" --appendonly no`), by their Unix sockets"},

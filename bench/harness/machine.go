@@ -46,7 +46,7 @@ func Output(ctx context.Context, name string, args ...string) string {
 // Commit is that of the code measured, and whether the code differs from it.
 func Commit(ctx context.Context) string {
 	commit := Output(ctx, "git", "rev-parse", "--short", "HEAD")
-	if Output(ctx, "git", "status", "--porcelain", "--", "../*.go", "../migrations", "*.go") != "" {
+	if Output(ctx, "git", "status", "--porcelain", "--", ":/*.go", ":/*.sql", ":/*.lua") != "" {
 		commit += " with changes"
 	}
 	return commit
