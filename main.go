@@ -22,6 +22,8 @@
 //	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	cleanup.go   purging what was deleted or has ended
+//	emails.go    what is told by mail, and how
+//	leaving.go   taking one's data along, and deleting one's account
 //	notifications.go  the inbox, and reminders
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
@@ -32,7 +34,10 @@
 //	members.go   members and invitations
 //	stats.go     a project's figures
 //	projects.go  projects
+//	recovery.go  forgotten passwords, and addresses to confirm
 //	auth.go      register, sign in, refresh, sign out
+//	totp.go      second factors
+//	tokens.go    tokens, and those of programs
 //	accounts.go  the own account, its sessions, and other people
 //	passwords.go hashing and checking
 //
@@ -46,6 +51,7 @@
 //
 // Engines: what knows nothing of tasks.
 //
+//	mail.go      handing mail to a server
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
@@ -62,6 +68,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -199,7 +206,7 @@ func runDev(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer)
 		}
 	}
 	err := serve(ctx, cfg, log, func(address string) {
-		fmt.Fprintf(stderr, welcome, cfg.publicURL, cfg.publicURL, cfg.publicURL, cfg.dataDir)
+		fmt.Fprintf(stderr, welcome, cfg.publicURL, cfg.publicURL, cfg.publicURL, cfg.dataDir, cmp.Or(cfg.mailDir, "as SMTP_URL says"))
 	})
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // a private server died
@@ -216,6 +223,7 @@ TaskFlow is ready.
                -d '{"email":"ada@example.org","password":"correct horse","firstName":"Ada","lastName":"Lovelace"}'
              The first account is the admin.
   Data       %s  (stop with Ctrl-C; everything is kept)
+  Mail       %s
 
 `
 
@@ -254,10 +262,11 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	s := &server{
 		config: cfg, log: log, db: db, redis: redis.NewClient(options),
-		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
-		hashing:     make(chan struct{}, max(1, runtime.NumCPU())),
-		subscribers: subscriptions,
+		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
+		hashing: make(chan struct{}, max(1, runtime.NumCPU())),
+		mail:    newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 	}
+	s.subscribers = s.subscriptions
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
 	return s, nil
 }
@@ -283,6 +292,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	defer s.close()
 	if cfg.bcryptCost < safeBcryptCost {
 		log.Warn("BCRYPT_COST is too low for passwords of people", "cost", cfg.bcryptCost, "least", safeBcryptCost)
+	}
+	if !s.mail.on() {
+		log.Warn("no SMTP_URL: nobody can reset a password or change an address, and invitations and warnings are not mailed")
 	}
 	listener, err := net.Listen("tcp", cfg.listenAddr)
 	if err != nil {

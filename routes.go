@@ -2,10 +2,11 @@ package main
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 )
 
-// access is who may call a route. The first three are judged here; the project roles where the
+// access is who may call a route. The first four are judged here; the project roles where the
 // project is known, in the statement itself (enter_project, visibleSQL). A test calls every route
 // as everybody and compares with this table.
 type access string
@@ -13,6 +14,7 @@ type access string
 const (
 	anyone       access = "anyone"
 	signedIn     access = "signed in"
+	inPerson     access = "signed in, not by an API token"
 	globalAdmins access = "global admin"
 	viewers      access = "project viewer" // and every role above
 	members      access = "project member"
@@ -38,20 +40,34 @@ func (s *server) routes() []route {
 		{"GET /docs", anyone, s.handleDocs},
 		{"GET /docs/{file}", anyone, s.handleDocsFile},
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
+		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
+		{"GET /account/{file}", anyone, s.handleAccountFile},
 		{"GET /admin/queues", anyone, s.handleQueuesPage},
 		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
 
 		{"POST /api/v1/auth/register", anyone, s.handleRegister},
 		{"POST /api/v1/auth/login", anyone, s.handleLogin},
 		{"POST /api/v1/auth/refresh", anyone, s.handleRefresh},
-		{"POST /api/v1/auth/logout", signedIn, s.handleLogout},
+		{"POST /api/v1/auth/logout", inPerson, s.handleLogout},
+		{"POST /api/v1/auth/password/forgot", anyone, s.handleForgotPassword},
+		{"POST /api/v1/auth/password/reset", anyone, s.handleResetPassword},
+		{"POST /api/v1/auth/email/verify", anyone, s.handleVerifyEmail},
 
 		{"GET /api/v1/me", signedIn, s.handleMe},
 		{"PATCH /api/v1/me", signedIn, s.handlePatchMe},
-		{"PUT /api/v1/me/password", signedIn, s.handleSetPassword},
-		{"GET /api/v1/me/sessions", signedIn, s.handleSessions},
-		{"DELETE /api/v1/me/sessions", signedIn, s.handleEndSessions},
-		{"DELETE /api/v1/me/sessions/{id}", signedIn, s.handleEndSession},
+		{"DELETE /api/v1/me", inPerson, s.handleDeleteMe},
+		{"GET /api/v1/me/export", inPerson, s.handleExport},
+		{"PUT /api/v1/me/password", inPerson, s.handleSetPassword},
+		{"PUT /api/v1/me/email", inPerson, s.handleSetEmail},
+		{"POST /api/v1/me/totp", inPerson, s.handleBeginTOTP},
+		{"PUT /api/v1/me/totp", inPerson, s.handleConfirmTOTP},
+		{"DELETE /api/v1/me/totp", inPerson, s.handleEndTOTP},
+		{"GET /api/v1/me/tokens", inPerson, s.handleAPITokens},
+		{"POST /api/v1/me/tokens", inPerson, s.handleCreateAPIToken},
+		{"DELETE /api/v1/me/tokens/{id}", inPerson, s.handleDeleteAPIToken},
+		{"GET /api/v1/me/sessions", inPerson, s.handleSessions},
+		{"DELETE /api/v1/me/sessions", inPerson, s.handleEndSessions},
+		{"DELETE /api/v1/me/sessions/{id}", inPerson, s.handleEndSession},
 		{"GET /api/v1/users", signedIn, s.handleUsers},
 		{"GET /api/v1/users/{id}", signedIn, s.handleUser},
 		{"PATCH /api/v1/users/{id}", globalAdmins, s.handlePatchUser},
@@ -133,6 +149,9 @@ func (s *server) guard(rt route) http.Handler {
 		rec.route = rt.pattern
 		if rt.who != anyone {
 			c, err := s.authenticate(r)
+			if err == nil {
+				err = withinScopes(c, rt)
+			}
 			if err == nil && rt.who == globalAdmins && c.Role != globalAdmin {
 				err = newProblem("forbidden", "Only admins of the installation may do this.")
 			}
@@ -151,6 +170,23 @@ func (s *server) guard(rt route) http.Handler {
 			s.fail(w, r, err)
 		}
 	})
+}
+
+// withinScopes is the problem of an API token that is not made for a route. Every token reads.
+func withinScopes(c caller, rt route) error {
+	need := scopeWrite
+	switch {
+	case c.scopes == nil:
+		return nil
+	case rt.who == inPerson:
+		return newProblem("session_required", "")
+	case rt.who == globalAdmins && !slices.Contains(c.scopes, scopeAdmin):
+		need = scopeAdmin
+	case strings.HasPrefix(rt.pattern, "GET ") || slices.Contains(c.scopes, scopeWrite):
+		return nil
+	}
+	return newProblem("insufficient_scope", "This needs an API token with the scope "+need+".").
+		with("WWW-Authenticate", `Bearer realm="taskflow", error="insufficient_scope", scope="`+need+`"`) // RFC 6750, section 3.1
 }
 
 // limit bounds what a request may bring: a stranger a small body, and only a read a query.

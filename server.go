@@ -17,6 +17,7 @@ type server struct {
 	keys    *keyring      // signs tokens and cursors
 	hashing chan struct{} // one slot for each password hash that may run at once
 	outbox  *outbox
+	mail    *mailer
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob
 	stopping    atomic.Bool // the process is about to end: not ready for new requests
@@ -30,6 +31,8 @@ type fact struct {
 	User    *uuid  `json:"userId,omitempty"` // whom it concerns
 	Task    *uuid  `json:"taskId,omitempty"`
 	Project *uuid  `json:"projectId,omitempty"`
+	Subject *uuid  `json:"subjectId,omitempty"` // something else, by its kind: an invitation, a session
+	Email   string `json:"email,omitempty"`     // address, where it is not the user's present one
 }
 
 // globalRole is a user's role in the whole installation.
@@ -57,6 +60,7 @@ type caller struct {
 	Session  uuid       `db:"session_id"`
 	Role     globalRole `db:"role"`
 	Timezone string     `db:"timezone"` // decides what "today" is
+	scopes   []string   // of the API token that asks; nil for a session
 }
 
 // seesAll tells whether the caller reads every project.
