@@ -73,7 +73,11 @@ func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	exportList(x, "notifications", func(last *notification) ([]notification, error) {
 		return queryAll[notification](ctx, s.db, inboxSQL, me.ID, false, beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
-	return x.end()
+	if err := x.end(); err != nil {
+		w.Header().Del("Content-Disposition") // of the problem, if it can still be told
+		return err
+	}
+	return nil
 }
 
 // beforeIf is the id below which the next page of a list begins.

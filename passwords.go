@@ -81,7 +81,7 @@ var everydayWords = strings.Fields(`
 // list of passwords, and covers the head of every such list.
 func commonPassword(password string, own ...string) bool {
 	lower := strings.ToLower(password)
-	if strings.Trim(lower, "0123456789 .-/") == "" && len(lower) < 12 || repeats(lower) || inRows(lower) {
+	if strings.Trim(lower, "0123456789 .-/") == "" && len(lower) < 12 || repeats(lower) || inRows(lower, 3) {
 		return true
 	}
 	words := everydayWords
@@ -95,7 +95,7 @@ func commonPassword(password string, own ...string) bool {
 	for _, core := range []string{lower, strings.TrimRightFunc(lower, isNoLetter), strings.TrimFunc(lower, isNoLetter)} {
 		for _, undo := range []*strings.Replacer{asTheyAre, asLetters, asLettersToo} {
 			letters := strings.Join(strings.FieldsFunc(undo.Replace(core), isNoLetter), "")
-			if 2*len(letters) >= len(lower) && (isWords(letters, words) || inRows(letters)) {
+			if 2*len(letters) >= len(lower) && (isWords(letters, words) || inRows(letters, 4)) {
 				return true
 			}
 		}
@@ -140,22 +140,22 @@ var keyboards = [][]string{{"1234567890-=", "qwertyuiop[]", "asdfghjkl;'", "zxcv
 // unshifted are the keys on which an American keyboard has its signs.
 var unshifted = strings.NewReplacer("!", "1", "@", "2", "#", "3", "$", "4", "%", "5", "^", "6", "&", "7", "*", "8", "(", "9", ")", "0", "_", "-")
 
-// inRows tells whether a text falls into pieces of three characters or more in which each is next to
-// the one before it: on a keyboard, in the alphabet, or the same.
-func inRows(text string) bool {
+// inRows tells whether a text falls into pieces of at least so many characters in which each is next
+// to the one before it: on a keyboard, in the alphabet, or the same.
+func inRows(text string, least int) bool {
 	chars := []rune(unshifted.Replace(text))
 	piece := 1
 	for i := 1; i < len(chars); i++ {
 		switch {
 		case neighbours(chars[i-1], chars[i]):
 			piece++
-		case piece < 3:
+		case piece < least:
 			return false
 		default:
 			piece = 1
 		}
 	}
-	return piece >= 3
+	return piece >= least
 }
 
 func neighbours(a, b rune) bool {
