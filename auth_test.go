@@ -368,7 +368,7 @@ func TestRefresh(t *testing.T) {
 		ends := c.get("/api/v1/me/sessions").want(200).str("items.0.expiresAt")
 		next := c.refreshWith(c.refresh).want(200).str("refreshToken")
 		c.get("/api/v1/me/sessions").want(200).is("items.0.expiresAt", ends)
-		ts.sql("UPDATE sessions SET expires_at = clock_timestamp() WHERE id = $1::text::uuid", sessionOf(c))
+		ts.sql("UPDATE sessions SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1::text::uuid", sessionOf(c))
 		c.refreshWith(next).problem(401, "invalid_refresh_token")
 		c.get("/api/v1/me").problem(401, "unauthenticated")
 	})
@@ -438,7 +438,7 @@ func TestSessions(t *testing.T) {
 	})
 	ts.run("end by themselves when their time is over", func(t *testing.T) {
 		c := ada.signIn()
-		ts.sql("UPDATE sessions SET expires_at = clock_timestamp() WHERE id = $1::text::uuid", sessionOf(c))
+		ts.sql("UPDATE sessions SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1::text::uuid", sessionOf(c))
 		c.get("/api/v1/me").problem(401, "unauthenticated")
 		ada.delete("/api/v1/me/sessions/" + sessionOf(c)).want(http.StatusNoContent)
 	})

@@ -159,13 +159,18 @@ func (in passwordReset) invalid() []fieldError {
 	return f.errs
 }
 
-// resetPasswordSQL sets a password by a mailed token, which also proves the address.
-const resetPasswordSQL = `
+const (
+	// dropUnprovedSQL deletes the API tokens of an account whose address nobody had proved: somebody else
+	// may have registered it and left them behind.
+	dropUnprovedSQL = `DELETE FROM api_tokens WHERE user_id = (SELECT id FROM users WHERE id = $1 AND email_verified_at IS NULL)`
+	// resetPasswordSQL sets a password by a mailed token, which also proves the address.
+	resetPasswordSQL = `
 	WITH u AS (
 		UPDATE users SET password_hash = $2, email_verified_at = coalesce(email_verified_at, clock_timestamp()),
 			version = version + 1, updated_at = clock_timestamp()
 		WHERE id = $1 RETURNING id)
 	SELECT log_account_change(id, id, 'user.password_changed', id, '{}') FROM u`
+)
 
 // handleResetPassword sets a new password by a token from a mail, and ends all sessions of the account.
 func (s *server) handleResetPassword(w http.ResponseWriter, r *http.Request) error {
@@ -187,6 +192,7 @@ func (s *server) handleResetPassword(w http.ResponseWriter, r *http.Request) err
 	}
 	b := &pgx.Batch{}
 	queueUseToken(b, "password", in.Token, holder)
+	b.Queue(dropUnprovedSQL, holder.ID)
 	b.Queue(resetPasswordSQL, holder.ID, hash)
 	b.Queue(forgetTokensSQL, holder.ID)
 	b.Queue(revokeSessionsSQL, holder.ID, nil, holder.ID)

@@ -117,7 +117,7 @@ func TestForgottenPasswords(t *testing.T) {
 	})
 	for why, spoil := range map[string]func(bob *client){
 		"is an hour old": func(bob *client) {
-			ts.sql(`UPDATE account_tokens SET expires_at = clock_timestamp() WHERE user_id = $1::text::uuid`, bob.id)
+			ts.sql(`UPDATE account_tokens SET expires_at = clock_timestamp() - interval '1 ms' WHERE user_id = $1::text::uuid`, bob.id)
 		},
 		"is of a deactivated account": func(bob *client) { root.patch("/api/v1/users/"+bob.id, `{"isActive":false}`).want(200) },
 		"went to an address he left": func(bob *client) {
@@ -138,6 +138,18 @@ func TestForgottenPasswords(t *testing.T) {
 			ts.unchanged(before, "a token that is not good")
 		})
 	}
+	ts.run("keep API tokens, unless nobody had proved the address", func(t *testing.T) {
+		for _, proved := range []bool{true, false} {
+			bob := ts.signUp("Bob")
+			if token := ts.lastMail(ms, bob.email, 1).token; proved {
+				ts.verify(token).want(204)
+			}
+			robot := bob.tokenFor("read")
+			ts.forgot(bob.email)
+			ts.reset(ts.lastMail(ms, bob.email, 2).token, "staple of good habits").want(204)
+			robot.get("/api/v1/me").want(map[bool]int{true: 200, false: 401}[proved])
+		}
+	})
 	ts.run("take no other kind of token", func(t *testing.T) {
 		bob := ts.signUp("Bob")
 		verification := ts.lastMail(ms, bob.email, 1).token
@@ -323,4 +335,23 @@ func TestMailedTokensOutliveAChangeOfTheSecret(t *testing.T) {
 	ts.keys.secrets = [][]byte{[]byte(strings.Repeat("new secret ", 4)), ts.keys.secrets[0]}
 	ms.unset("RCPT")
 	ts.reset(ts.lastMail(ms, ada.email, 2).token, "staple of good habits").want(204)
+}
+
+func TestTokensArePurgedAMonthAfterTheirEnd(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ada := ts.signUp("Ada")
+	for _, ended := range []string{"31 days", "29 days"} {
+		if _, err := execute(t.Context(), ts.db, `
+			WITH a AS (INSERT INTO api_tokens (id, user_id, name, hash, scopes, expires_at) SELECT uuid_v7(), id, $2, convert_to($2, 'UTF8'), '{read}', now() - $2::text::interval FROM users)
+			INSERT INTO account_tokens (id, user_id, kind, email, hash, expires_at) SELECT uuid_v7(), id, 'email', $2, convert_to($2, 'UTF8'), now() - $2::text::interval FROM users WHERE id = $1::text::uuid`, ada.id, ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ada.tokenFor("read") // for ever
+	ts.runs("sessions.purge", nil)
+	left, err := queryValue[string](t.Context(), ts.db, `SELECT concat_ws(', ', (SELECT string_agg(name, ' and ' ORDER BY id) FROM api_tokens), (SELECT string_agg(email, ' and ') FROM account_tokens))`)
+	if err != nil || left != "29 days and for a test, 29 days" {
+		t.Errorf("got %s, %v", left, err)
+	}
 }
