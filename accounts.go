@@ -35,9 +35,13 @@ type account struct {
 	CreatedAt timestamp  `json:"createdAt"`
 	UpdatedAt timestamp  `json:"updatedAt"`
 	Version   int64      `json:"version"`
+
+	EmailVerified bool `json:"emailVerified"` // by a token that was mailed to it
+	TOTPEnabled   bool `json:"totpEnabled"`   // signing in takes a second factor
 }
 
-const accountColumns = `id, email, first_name, last_name, avatar_url, timezone, locale, role, is_active, created_at, updated_at, version`
+const accountColumns = `id, email, first_name, last_name, avatar_url, timezone, locale, role, is_active, created_at, updated_at, version,
+	email_verified_at IS NOT NULL AS email_verified, totp_since IS NOT NULL AS totp_enabled`
 
 const accountByIDSQL = `SELECT ` + accountColumns + ` FROM users WHERE id = $1`
 
@@ -211,7 +215,7 @@ type passwordChange struct {
 func (in passwordChange) invalid() []fieldError {
 	var f fields
 	f.text("currentPassword", in.CurrentPassword, 1, maxPassword, false)
-	f.text("newPassword", in.NewPassword, minPassword, maxPassword, false)
+	f.newPassword("newPassword", in.NewPassword)
 	return f.errs
 }
 
@@ -223,6 +227,9 @@ const (
 		WHERE id = $1 AND password_hash = $2 RETURNING id)
 	SELECT CASE WHEN EXISTS (SELECT FROM u) THEN log_account_change($1, $1, 'user.password_changed', $1, '{}')::text
 		ELSE refuse('wrong_password')::text END`
+	// forgetTokensSQL makes what was mailed to the owner of an account worthless: whoever has set the
+	// password knows what he wants, and a thief before him may have asked for another address.
+	forgetTokensSQL = `UPDATE account_tokens SET used_at = clock_timestamp() WHERE user_id = $1 AND used_at IS NULL`
 	// revokeSessionsSQL ends the sessions of a user; all but the one given.
 	revokeSessionsSQL = `
 	WITH s AS (
@@ -242,14 +249,19 @@ func (s *server) handleSetPassword(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
+	var f fields
+	if f.newPassword("newPassword", in.NewPassword, stored.FirstName, stored.LastName, stored.Email); len(f.errs) > 0 {
+		return invalid(f.errs...)
+	}
 	hash, err := s.hashPassword(r.Context(), in.NewPassword)
 	if err != nil {
 		return err
 	}
 	b := &pgx.Batch{}
 	b.Queue(setPasswordSQL, me.ID, stored.PasswordHash, hash)
+	b.Queue(forgetTokensSQL, me.ID)
 	b.Queue(revokeSessionsSQL, me.ID, me.Session, me.ID)
-	if err := s.db.send(r.Context(), b); err != nil {
+	if err := s.sendTelling(r.Context(), b, fact{Kind: "user.password_changed", Actor: me.ID, User: &me.ID}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -404,6 +416,8 @@ const (
 	// lockAdminsSQL makes changes to admins wait for each other, so that two cannot remove the last two.
 	lockAdminsSQL = `SELECT id FROM users WHERE role = 'admin' AND is_active ORDER BY id FOR NO KEY UPDATE`
 	keepAdminSQL  = `SELECT refuse('last_admin') WHERE NOT EXISTS (SELECT FROM users WHERE role = 'admin' AND is_active)`
+	// dropInactiveSQL deletes every API token of an account that is not active.
+	dropInactiveSQL = `DELETE FROM api_tokens WHERE user_id = (SELECT id FROM users WHERE id = $1 AND NOT is_active)`
 	// endInactiveSQL ends every session of an account that is not active.
 	endInactiveSQL = `
 	WITH s AS (
@@ -413,7 +427,7 @@ const (
 )
 
 // patchUser changes an account as an admin does; by is nil for the operator's command line.
-// Deactivating an account ends its sessions.
+// Deactivating an account ends its sessions and API tokens.
 func (s *server) patchUser(ctx context.Context, by *uuid, id uuid, in userPatch, versions []int64) (account, error) {
 	set := columns{}
 	setColumn(set, "role", in.Role)
@@ -428,6 +442,7 @@ func (s *server) patchUser(ctx context.Context, by *uuid, id uuid, in userPatch,
 	b.Queue(patchAccountSQL, id, by, text)
 	b.Queue(keepAdminSQL)
 	b.Queue(endInactiveSQL, id, by)
+	b.Queue(dropInactiveSQL, id)
 	b.Queue(accountByIDSQL, id)
 	return sendOne[account](ctx, s.db, b)
 }

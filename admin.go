@@ -24,6 +24,7 @@ actions:
   create-user    -email E [-first-name F] [-last-name L] [-role member|manager|admin]
   set-role       -email E -role member|manager|admin
   reset-password -email E    (ends all sessions of the account)
+  disable-totp   -email E    (turns the account's second factor off)
 
 A password is read from the first line of standard input; an empty line makes one and prints it.
 DATABASE_URL names the database. While dev mode runs, its own is found by
@@ -34,7 +35,7 @@ const tellPatience = 5 * time.Second // for a worker to tell running processes
 
 // runAdmin changes accounts from the command line, for whoever may read the database's password.
 func runAdmin(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
-	if len(args) == 0 || !slices.Contains([]string{"create-user", "set-role", "reset-password"}, args[0]) {
+	if len(args) == 0 || !slices.Contains([]string{"create-user", "set-role", "reset-password", "disable-totp"}, args[0]) {
 		fmt.Fprint(stderr, adminUsage)
 		if len(args) > 0 && slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
 			return nil
@@ -76,6 +77,11 @@ func runAdmin(ctx context.Context, args []string, getenv func(string) string, st
 			return said(stdout, err, "")
 		}
 		return said(stdout, nil, *email+" is now "+*role+s.tellProcesses(ctx))
+	case "disable-totp":
+		if err := s.adminEndTOTP(ctx, *email); err != nil {
+			return said(stdout, err, "")
+		}
+		return said(stdout, nil, *email+" signs in without a second factor"+s.tellProcesses(ctx))
 	}
 	password, err := readPassword(stdin, stdout)
 	if err != nil {
@@ -164,11 +170,11 @@ func (s *server) adminSetRole(ctx context.Context, email string, role globalRole
 	if errs := patch.invalid(); len(errs) > 0 {
 		return invalid(errs...)
 	}
-	id, err := s.accountID(ctx, email)
+	found, err := s.accountAt(ctx, email)
 	if err != nil {
 		return err
 	}
-	_, err = s.patchUser(ctx, nil, id, patch, nil)
+	_, err = s.patchUser(ctx, nil, found.ID, patch, nil)
 	return err
 }
 
@@ -179,34 +185,45 @@ const adminPasswordSQL = `
 
 // adminSetPassword sets a password and ends the account's sessions.
 func (s *server) adminSetPassword(ctx context.Context, email, password string) error {
-	var f fields
-	f.text("password", password, minPassword, maxPassword, false)
-	if len(f.errs) > 0 {
-		return invalid(f.errs...)
-	}
-	id, err := s.accountID(ctx, email)
+	found, err := s.accountAt(ctx, email)
 	if err != nil {
 		return err
+	}
+	var f fields
+	if f.newPassword("password", password, found.FirstName, found.LastName, found.Email); len(f.errs) > 0 {
+		return invalid(f.errs...)
 	}
 	hash, err := s.hashPassword(ctx, password)
 	if err != nil {
 		return err
 	}
 	b := &pgx.Batch{}
-	b.Queue(adminPasswordSQL, id, hash)
-	b.Queue(revokeSessionsSQL, id, nil, nil)
+	b.Queue(adminPasswordSQL, found.ID, hash)
+	b.Queue(forgetTokensSQL, found.ID)
+	b.Queue(revokeSessionsSQL, found.ID, nil, nil)
 	return s.db.send(ctx, b)
 }
 
-func (s *server) accountID(ctx context.Context, email string) (uuid, error) {
+// adminEndTOTP turns an account's second factor off, for somebody who has lost it.
+func (s *server) adminEndTOTP(ctx context.Context, email string) error {
+	found, err := s.accountAt(ctx, email)
+	if err != nil {
+		return err
+	}
+	b := &pgx.Batch{}
+	queueEndTOTP(b, found.ID, nil, nil)
+	return s.db.send(ctx, b)
+}
+
+func (s *server) accountAt(ctx context.Context, email string) (storedPassword, error) {
 	found, err := queryAll[storedPassword](ctx, s.db, passwordByEmailSQL, canonicalEmail(email))
 	if err == nil && len(found) == 0 {
 		err = fmt.Errorf("no account has the address %q", email)
 	}
 	if err != nil {
-		return uuid{}, err
+		return storedPassword{}, err
 	}
-	return found[0].ID, nil
+	return found[0], nil
 }
 
 // runHealthcheck asks a running service on this machine whether it lives, for container runtimes.

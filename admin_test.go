@@ -63,6 +63,9 @@ func TestOperatorsCommands(t *testing.T) {
 			{testPassword, []string{"create-user", "-email", "x"}, "email must be an address"},
 			{"short", []string{"create-user", "-email", "x@example.org"}, "password must have at least 8"},
 			{testPassword, []string{"create-user", "-email", "x@example.org", "-role", "owner"}, "role must be one of"},
+			{"qwertyuiop", []string{"create-user", "-email", "x@example.org"}, "password must not be a common word"},
+			{"Ada.Lovelace1815", []string{"reset-password", "-email", "ada@example.org"}, "password must not be a common word"},
+			{"", []string{"disable-totp", "-email", "nobody@example.org"}, "no account"},
 			{"", []string{"set-role", "-email", "ada@example.org", "-role", "member"}, "Last admin"},
 			{"", []string{"set-role", "-email", "ada@example.org", "-role", "king"}, "role must be one of"},
 			{"", []string{"set-role", "-email", "nobody@example.org", "-role", "member"}, `no account has the address "nobody@example.org"`},
@@ -96,6 +99,15 @@ func TestOperatorsCommands(t *testing.T) {
 		bob.get("/api/v1/me").problem(401, "unauthenticated")
 		signIn("bob@example.org", testPassword, 401)
 		signIn("bob@example.org", "another password", 200)
+	})
+	ts.run("turn off the second factor of who has lost it", func(t *testing.T) {
+		must(testPassword, "create-user", "-email", "zoe@example.org")
+		zoe := signIn("zoe@example.org", testPassword, 200)
+		zoe.confirmTOTP(newAuthenticator(zoe).code(0)).want(200)
+		zoe.signInWith("").problem(401, "totp_required")
+		wantText(t, must("", "disable-totp", "-email", zoe.email), "zoe@example.org signs in without a second factor")
+		zoe.signIn()
+		must("", "disable-totp", "-email", zoe.email)
 	})
 	ts.run("explain themselves", func(t *testing.T) {
 		for _, args := range [][]string{{"admin", "-h"}, {"admin", "help"}, {"help"}} {

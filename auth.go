@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"net/http"
@@ -43,7 +41,7 @@ func (in newAccount) invalid() []fieldError {
 	f.email("email", in.Email)
 	f.text("firstName", in.FirstName, 1, maxName, false)
 	f.text("lastName", in.LastName, 1, maxName, false)
-	f.text("password", in.Password, minPassword, maxPassword, false)
+	f.newPassword("password", in.Password, in.FirstName, in.LastName, in.Email)
 	return f.errs
 }
 
@@ -62,9 +60,9 @@ func (s *server) handleRegister(w http.ResponseWriter, r *http.Request) error {
 	b.Queue(firstAccountSQL)
 	b.Queue(registrationSQL, canonicalEmail(in.Email), s.config.registration)
 	queueAccount(b, id, in, hash, "")
-	out := s.queueSession(b, r, id, hash)
+	out := s.queueSession(b, r, storedPassword{ID: id, PasswordHash: hash})
 	b.Queue(accountByIDSQL, id)
-	user, err := sendOne[account](r.Context(), s.db, b)
+	user, err := sendAnd[account](r.Context(), s, b, fact{Kind: "user.registered", Actor: id, User: &id})
 	if err != nil {
 		return err
 	}
@@ -98,23 +96,26 @@ func queueAccount(b *pgx.Batch, id uuid, in newAccount, hash string, role global
 	b.Queue(insertAccountSQL, id, canonicalEmail(in.Email), hash, in.FirstName, in.LastName, string(role))
 }
 
-// credentials is the body of POST /auth/login.
-type credentials struct {
+// login is the body of POST /auth/login.
+type login struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
+	TOTP     string `json:"totp"` // of accounts that have a second factor: its code, or a recovery code
 }
 
-func (in credentials) invalid() []fieldError {
+func (in login) invalid() []fieldError {
 	var f fields
 	f.text("email", in.Email, 1, maxEmail, false)
 	f.text("password", in.Password, 1, maxPassword, false)
+	f.text("totp", in.TOTP, 0, maxSecondCode, false)
 	return f.errs
 }
 
 // handleLogin starts a session. An unknown address, a wrong password and a deactivated account get
-// the same answer after the same work.
+// the same answer after the same work; a wrong code gets it too, but only with the right password is
+// one asked for.
 func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
-	in, err := decode[credentials](w, r)
+	in, err := decode[login](w, r)
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,12 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 		return newProblem("invalid_credentials", "")
 	}
 	b := &pgx.Batch{}
-	out := s.queueSession(b, r, stored.ID, stored.PasswordHash)
+	if stored.TOTPSecret != nil {
+		if err := s.queueSecondFactor(b, stored, in.TOTP); err != nil {
+			return err
+		}
+	}
+	out := s.queueSession(b, r, stored)
 	b.Queue(accountByIDSQL, stored.ID)
 	user, err := sendOne[account](r.Context(), s.db, b)
 	if err != nil {
@@ -152,11 +158,12 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 }
 
 const (
-	// insertSessionSQL works only on the hash that was checked and on an active account, so that a
-	// sign-in under way when the password is changed or the account deactivated fails.
+	// insertSessionSQL works only on the hash that was checked and on an active account, and without a
+	// second factor ($7) only where none is needed, so that a sign-in under way when one of these is
+	// changed fails.
 	insertSessionSQL = `
 	WITH u AS (
-		SELECT id FROM users WHERE id = $2 AND password_hash = $3 AND is_active FOR NO KEY UPDATE),
+		SELECT id FROM users WHERE id = $2 AND password_hash = $3 AND is_active AND ($7 OR totp_since IS NULL) FOR NO KEY UPDATE),
 	s AS (
 		INSERT INTO sessions (id, user_id, user_agent, ip, expires_at)
 		SELECT $1, id, $4, $5, clock_timestamp() + $6::interval FROM u RETURNING id, user_id)
@@ -165,13 +172,13 @@ const (
 	insertRefreshSQL = `INSERT INTO refresh_tokens (hash, session_id) VALUES ($1, $2)`
 )
 
-// queueSession adds to a batch the statements that start a session for a user whose password's hash
-// is this one, and returns its tokens.
-func (s *server) queueSession(b *pgx.Batch, r *http.Request, user uuid, hash string) session {
+// queueSession adds to a batch the statements that start a session for a user whose password was
+// checked, and his code if he has a second factor, and returns its tokens.
+func (s *server) queueSession(b *pgx.Batch, r *http.Request, stored storedPassword) session {
 	id, token := newUUID(), randomToken()
-	b.Queue(insertSessionSQL, id, user, hash, printable(r.UserAgent(), maxUserAgent), clientAddr(r).String(), s.config.refreshTTL)
+	b.Queue(insertSessionSQL, id, stored.ID, stored.PasswordHash, printable(r.UserAgent(), maxUserAgent), clientAddr(r).String(), s.config.refreshTTL, stored.TOTPSecret != nil)
 	b.Queue(insertRefreshSQL, tokenHash(token), id)
-	return s.tokens(user, id, token)
+	return s.tokens(stored.ID, id, token)
 }
 
 func (s *server) tokens(user, id uuid, refresh string) session {
@@ -179,19 +186,6 @@ func (s *server) tokens(user, id uuid, refresh string) session {
 		AccessToken: s.keys.accessToken(user, id, s.config.accessTTL), RefreshToken: refresh,
 		ExpiresIn: int64(s.config.accessTTL.Seconds()), TokenType: "Bearer",
 	}
-}
-
-// randomToken is 256 bits that nobody can guess.
-func randomToken() string {
-	var raw [32]byte
-	rand.Read(raw[:])
-	return base64.RawURLEncoding.EncodeToString(raw[:])
-}
-
-// tokenHash is what the database keeps of a token, so that reading it gives nobody a token.
-func tokenHash(token string) []byte {
-	sum := sha256.Sum256([]byte(token))
-	return sum[:]
 }
 
 // refreshBody is the body of POST /auth/refresh.
@@ -253,8 +247,9 @@ func (s *server) refresh(ctx context.Context, token string) (session, error) {
 	}
 	var state refreshState
 	var next string
+	var jobs []job
 	err := s.db.inTx(ctx, func(tx pgx.Tx) error {
-		next = ""
+		next, jobs = "", nil
 		// The second look is under the session's lock, so it sees what a rival just did.
 		for range 2 {
 			rows, err := tx.Query(ctx, refreshStateSQL, old, hashes, refreshGrace)
@@ -278,9 +273,17 @@ func (s *server) refresh(ctx context.Context, token string) (session, error) {
 			next = tokens[slices.IndexFunc(hashes, func(hash []byte) bool { return bytes.Equal(hash, state.Spare) })]
 			return nil
 		}
-		_, err := tx.Exec(ctx, revokeSessionSQL, state.SessionID, state.UserID, "session.reuse_detected")
-		return err
+		b := &pgx.Batch{}
+		b.Queue(revokeSessionSQL, state.SessionID, state.UserID, "session.reuse_detected")
+		var err error
+		if jobs, err = s.announce(ctx, b, fact{Kind: "session.reuse_detected", User: &state.UserID, Subject: &state.SessionID}); err != nil {
+			return err
+		}
+		return tx.SendBatch(ctx, b).Close()
 	})
+	if err == nil {
+		s.outbox.pushSoon(jobs...)
+	}
 	if p, ok := err.(*problem); ok && p.Code == "not_found" || err == nil && next == "" {
 		return session{}, newProblem("invalid_refresh_token", "")
 	}
@@ -320,7 +323,14 @@ const callerSQL = `
 // authenticate finds who makes a request by its bearer token (RFC 6750). Rights are those of now,
 // never of the token, so an ended session or a deactivated account is out at once.
 func (s *server) authenticate(r *http.Request) (caller, error) {
-	c, err := s.bearer(r)
+	token, err := bearerToken(r)
+	if err != nil {
+		return caller{}, err
+	}
+	if strings.HasPrefix(token, apiTokenPrefix) {
+		return s.authenticateToken(r.Context(), token)
+	}
+	c, err := s.accessClaims(token)
 	if err != nil {
 		return caller{}, err
 	}
@@ -345,16 +355,38 @@ func (s *server) signIn(rec *recorder, r *http.Request) (*http.Request, error) {
 	return r.WithContext(withCaller(r.Context(), c)), nil
 }
 
-// bearer is the claims of a request's access token.
-func (s *server) bearer(r *http.Request) (claims, error) {
+// signInReader is signIn for handlers that ask who calls together with what he reads: it only opens
+// the token. Who uses an API token is looked up at once.
+func (s *server) signInReader(rec *recorder, r *http.Request) (*http.Request, error) {
+	token, err := bearerToken(r)
+	if err != nil {
+		return r, err
+	}
+	if strings.HasPrefix(token, apiTokenPrefix) {
+		r, err = s.signIn(rec, r)
+		rec.claims.Subject = rec.user
+		return r, err
+	}
+	rec.claims, err = s.accessClaims(token)
+	rec.user = rec.claims.Subject
+	return r, err
+}
+
+// bearerToken is a request's token.
+func bearerToken(r *http.Request) (string, error) {
 	header := r.Header["Authorization"]
 	if len(header) != 1 {
-		return claims{}, newProblem("unauthenticated", "")
+		return "", newProblem("unauthenticated", "")
 	}
 	scheme, token, _ := strings.Cut(header[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") || token == "" {
-		return claims{}, newProblem("unauthenticated", "")
+		return "", newProblem("unauthenticated", "")
 	}
+	return token, nil
+}
+
+// accessClaims are the claims of an access token that holds.
+func (s *server) accessClaims(token string) (claims, error) {
 	c, err := s.keys.verifyAccess(token)
 	if err != nil {
 		return claims{}, newProblem("unauthenticated", "The access token is not valid or has expired.")

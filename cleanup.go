@@ -58,6 +58,12 @@ const (
 	purgeInvitationsSQL = `
 	DELETE FROM invitations WHERE id IN (
 		SELECT id FROM invitations WHERE expires_at < clock_timestamp() - $1::interval LIMIT $2)`
+	purgeAccountTokensSQL = `
+	DELETE FROM account_tokens WHERE id IN (
+		SELECT id FROM account_tokens WHERE expires_at < clock_timestamp() - $1::interval LIMIT $2)`
+	purgeAPITokensSQL = `
+	DELETE FROM api_tokens WHERE id IN (
+		SELECT id FROM api_tokens WHERE expires_at < clock_timestamp() - $1::interval LIMIT $2)`
 	// purgeTicksSQL keeps the newest tick of each schedule, from which the next ones are judged.
 	purgeTicksSQL = `
 	DELETE FROM ticks WHERE (name, tick) IN (
@@ -65,10 +71,10 @@ const (
 			AND EXISTS (SELECT FROM ticks n WHERE n.name = t.name AND n.tick > t.tick) LIMIT $2)`
 )
 
-// runSessionsPurge deletes sessions with their tokens, invitations and ticks that ended a month
-// ago. What is gone is not found again, so repeating it is safe.
+// runSessionsPurge deletes sessions with their tokens, tokens of other kinds, invitations and ticks
+// that ended a month ago. What is gone is not found again, so repeating it is safe.
 func (s *server) runSessionsPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
-	for _, sql := range []string{purgeSessionsSQL, purgeInvitationsSQL, purgeTicksSQL} {
+	for _, sql := range []string{purgeSessionsSQL, purgeInvitationsSQL, purgeAccountTokensSQL, purgeAPITokensSQL, purgeTicksSQL} {
 		if err := s.purge(ctx, sql, keptEnded); err != nil {
 			return fmt.Errorf("purge sessions: %w", err)
 		}

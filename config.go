@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -63,6 +65,9 @@ type config struct {
 	refreshTTL     time.Duration // life of a session, counted from sign-in
 	trashAge       time.Duration // how long what was deleted can be restored
 	logLevel       slog.Level
+	smtpURL        secret // where mail is handed over; "" for nowhere
+	mailFrom       string // address, perhaps with a name
+	mailDir        string // where dev mode keeps mail without a server; "" for nowhere
 	logFormat      string // json or text
 	dataDir        string // dev mode's servers and secret
 	dev            bool
@@ -78,7 +83,7 @@ var settingNames = []string{
 	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
-	"TRASH_DAYS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -129,6 +134,8 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.refreshTTL = env.duration("REFRESH_TOKEN_TTL", 720*time.Hour, time.Hour, 8760*time.Hour)
 	c.trashAge = time.Duration(env.number("TRASH_DAYS", "", 30, 1, 3650)) * 24 * time.Hour
 	c.dataDir = env.text("DATA_DIR", "", ".taskflow")
+	c.smtpURL = secret(env.text("SMTP_URL", "", ""))
+	c.mailFrom = env.text("MAIL_FROM", "", "")
 	defaultFormat := []string{"json", "text"}
 	if dev {
 		slices.Reverse(defaultFormat)
@@ -160,6 +167,7 @@ func (c *config) check(command string, env *settings) {
 	} else if u, err := url.Parse(c.publicURL); err != nil || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.ContainsAny(c.publicURL, "?#@") {
 		env.wrong("PUBLIC_URL", "must be an http or https address such as https://tasks.example.org")
 	}
+	c.checkMail(env)
 	if !c.dev {
 		if c.databaseURL == "" {
 			env.wrong("DATABASE_URL", "must be set, such as postgres://user:password@host:5432/taskflow")
@@ -181,6 +189,44 @@ func (c *config) check(command string, env *settings) {
 	if c.jwtPrevious != "" && len(c.jwtPrevious) < 32 {
 		env.wrong("JWT_SECRET_PREVIOUS", "must be at least 32 bytes")
 	}
+}
+
+// checkMail judges where mail goes, and turns what says so into what newMailer takes.
+func (c *config) checkMail(env *settings) {
+	switch c.smtpURL {
+	case "off":
+		c.smtpURL = ""
+	case "":
+		if c.dev {
+			c.mailDir = filepath.Join(c.dataDir, "mails")
+		}
+	default:
+		if !isMailServer(string(c.smtpURL)) {
+			env.wrong("SMTP_URL", "must be a mail server's address such as smtp://user:password@host:587 or smtps://user:password@host:465, with signs in the password percent-encoded; or off")
+			break
+		}
+		if c.mailFrom == "" {
+			env.wrong("MAIL_FROM", "must be set where SMTP_URL is, such as TaskFlow <taskflow@example.org>")
+		}
+		if c.usedDefaultURL && !c.dev {
+			env.wrong("PUBLIC_URL", "must be set where SMTP_URL is, such as https://tasks.example.org: links in mails lead there")
+		}
+	}
+	c.mailFrom = cmp.Or(c.mailFrom, "TaskFlow <taskflow@localhost>")
+	from, err := mail.ParseAddress(c.mailFrom)
+	if err != nil || strings.ContainsFunc(c.mailFrom, isControl) || strings.ContainsFunc(from.Address, func(r rune) bool { return r > '~' }) {
+		env.wrong("MAIL_FROM", "must be an address such as TaskFlow <taskflow@example.org>")
+	}
+}
+
+// isMailServer tells whether newMailer can use an address.
+func isMailServer(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "smtp" && u.Scheme != "smtps" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || strings.ContainsAny(text, "?#") {
+		return false
+	}
+	_, err = strconv.ParseUint(cmp.Or(u.Port(), "587"), 10, 16)
+	return err == nil
 }
 
 // checkTLS judges the settings of certificates, of which there are none, two files, or domains.

@@ -67,6 +67,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"ACCESS_TOKEN_TTL":    {"15", "59s", "25h", "-15m", "forever"},
 			"REFRESH_TOKEN_TTL":   {"30d", "59m", "8761h"},
 			"TRASH_DAYS":          {"0", "3651", "30d"},
+			"SMTP_URL":            {"hunter2", "mail.example.org:587", "http://u:hunter2@mail.example.org", "smtp://", "smtp://u:hunter2@:587", "smtp://u:hunter2@h:70000", "smtp://h/hunter2", "smtp://h?hunter2", "smtp://u:hunter2%zz@h", "OFF"},
+			"MAIL_FROM":           {"hunter2", "TaskFlow", "a@example.org, b@example.org", "TaskFlow <hunter2>", "ä@example.org", "TaskFlow <a@example.org", "a@example.org\r\nBcc: b@example.org"},
 			"LOG_LEVEL":           {"trace", "INFO", "7"},
 			"LOG_FORMAT":          {"yaml", "JSON"},
 		} {
@@ -108,6 +110,19 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		}
 		if _, err := load("dev", nil); err != nil {
 			t.Errorf("dev mode needs nothing, got %v", err)
+		}
+	})
+	t.Run("are missing for mail", func(t *testing.T) {
+		env := production()
+		env["SMTP_URL"] = "smtp://u:hunter2@mail.example.org"
+		_, err := load("serve", env)
+		wantWords(t, err, "MAIL_FROM must be set", "PUBLIC_URL must be set")
+		if strings.Contains(err.Error(), value) {
+			t.Errorf("got %v", err)
+		}
+		env["MAIL_FROM"], env["PUBLIC_URL"] = "Tasks <tasks@example.org>", "https://tasks.example.org"
+		if c, err := load("serve", env); err != nil || c.mailDir != "" || c.smtpURL != "smtp://u:hunter2@mail.example.org" {
+			t.Errorf("got %+v, %v", c, err)
 		}
 	})
 	t.Run("are in files that cannot be read, or are there twice", func(t *testing.T) {
@@ -167,6 +182,15 @@ func TestDefaultSettings(t *testing.T) {
 	if c, err = load("dev", nil); err != nil || c.listenAddr != "127.0.0.1:8080" || c.logFormat != "text" || c.dataDir != ".taskflow" {
 		t.Errorf("dev: got %+v, %v", c, err)
 	}
+	if c.smtpURL != "" || c.mailDir != filepath.Join(".taskflow", "mails") {
+		t.Errorf("dev keeps mail in %q", c.mailDir)
+	}
+	if c, err = load("dev", map[string]string{"SMTP_URL": "off"}); err != nil || c.smtpURL != "" || c.mailDir != "" {
+		t.Errorf("dev without mail: got %q, %v", c.mailDir, err)
+	}
+	if c, err = load("serve", production()); err != nil || c.smtpURL != "" || c.mailDir != "" {
+		t.Errorf("serve without SMTP_URL keeps mail in %q, %v", c.mailDir, err)
+	}
 	if c, err = load("dev", map[string]string{"LISTEN_ADDR": ":8080", "PUBLIC_URL": "https://tasks.example.org/sub//", "BCRYPT_COST": "4"}); err != nil || c.listenAddr != ":8080" || c.publicURL != "https://tasks.example.org/sub" || c.bcryptCost != 4 {
 		t.Errorf("dev with settings: got %+v, %v", c, err)
 	}
@@ -197,7 +221,7 @@ func TestSettingsOfTheWayIn(t *testing.T) {
 
 func TestSecretsDoNotShowThemselves(t *testing.T) {
 	t.Parallel()
-	c, err := load("serve", map[string]string{"DATABASE_URL": "postgres://u:hunter2@db/taskflow", "REDIS_URL": "redis://:hunter2@r:6379/0", "JWT_SECRET": strings.Repeat("hunter2", 5), "JWT_SECRET_PREVIOUS": strings.Repeat("hunter2", 6)})
+	c, err := load("serve", map[string]string{"DATABASE_URL": "postgres://u:hunter2@db/taskflow", "REDIS_URL": "redis://:hunter2@r:6379/0", "JWT_SECRET": strings.Repeat("hunter2", 5), "SMTP_URL": "smtp://u:hunter2@m", "MAIL_FROM": "a@example.org", "PUBLIC_URL": "https://tasks.example.org", "JWT_SECRET_PREVIOUS": strings.Repeat("hunter2", 6)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +230,7 @@ func TestSecretsDoNotShowThemselves(t *testing.T) {
 		c.logFormat = format
 		newLogger(c, &log).Info("config", "config", c, "url", c.databaseURL, "secret", &c.jwtSecret, "group", slog.GroupValue(slog.Any("previous", c.jwtPrevious)))
 	}
-	said := log.String() + fmt.Sprintf("%v %+v %#v %s %q %x", c, c, c, c.databaseURL, c.redisURL, c.jwtSecret)
+	said := log.String() + fmt.Sprintf("%v %+v %#v %s %q %x", c, c, c, c.databaseURL, c.redisURL, c.smtpURL)
 	if strings.Contains(said, "hunter2") || strings.Contains(said, fmt.Sprintf("%x", "hunter2")) {
 		t.Errorf("a secret shows itself: %s", said)
 	}

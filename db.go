@@ -546,6 +546,10 @@ func refused(code, detail string) *problem {
 		return newProblem(code, "This needs the role "+detail+" in the project.")
 	case "project_not_active":
 		return newProblem(code, "The project is "+detail+", for reading only; set its status to active first.")
+	case "last_owner":
+		if detail != "" {
+			return newProblem(code, "You are the only owner of "+detail+", which others are members of: make one of them an owner, or delete the project, first.")
+		}
 	case "version_mismatch":
 		return newProblem(code, "").with("ETag", `"`+detail+`"`)
 	case "invalid_parent":

@@ -28,6 +28,23 @@ func sendAnd[T any](ctx context.Context, s *server, b *pgx.Batch, facts ...fact)
 	return value, err
 }
 
+// sendTelling sends a batch together with the jobs that its facts cause.
+func (s *server) sendTelling(ctx context.Context, b *pgx.Batch, facts ...fact) error {
+	var jobs []job
+	for _, f := range facts {
+		more, err := s.announce(ctx, b, f)
+		if err != nil {
+			return err
+		}
+		jobs = append(jobs, more...)
+	}
+	if err := s.db.send(ctx, b); err != nil {
+		return err
+	}
+	s.outbox.pushSoon(jobs...)
+	return nil
+}
+
 // announce adds to a batch the jobs that a fact causes, so that they exist exactly if the batch is
 // committed. The caller then hands them to s.outbox.pushSoon.
 func (s *server) announce(ctx context.Context, b *pgx.Batch, f fact) ([]job, error) {

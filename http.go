@@ -364,12 +364,18 @@ func (q *query) timestamp(name string) *timestamp {
 	if value == "" {
 		return nil
 	}
-	at, err := time.Parse(time.RFC3339, value)
-	if err != nil || strings.Contains(value, ",") { // Go takes a decimal comma
+	at, ok := parseTimestamp(value)
+	if !ok {
 		q.wrong(name, "invalid_time", "must be an RFC 3339 time such as 2026-03-01T09:30:00Z")
 		return nil
 	}
 	return &timestamp{at}
+}
+
+// parseTimestamp reads an RFC 3339 time.
+func parseTimestamp(text string) (time.Time, bool) {
+	at, err := time.Parse(time.RFC3339, text)
+	return at, err == nil && !strings.Contains(text, ",") // Go takes a decimal comma
 }
 
 // done is the problem of everything that was wrong with the query, or nil.

@@ -7,6 +7,7 @@ import (
 // jobKinds is every kind of job and what it does. Each function says why repeating it is safe.
 func (s *server) jobKinds() []jobKind {
 	return []jobKind{
+		{name: "email.send", timeout: 5 * time.Minute, limit: 4, outside: true, run: s.runEmail},
 		{name: "notification.fanout", timeout: 10 * time.Second, run: s.runFanout},
 		{name: "task.recur", timeout: 10 * time.Second, run: s.runRecur},
 		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
@@ -19,7 +20,10 @@ func (s *server) jobKinds() []jobKind {
 }
 
 // subscriptions says which jobs a fact causes.
-func subscriptions(f fact) []newJob {
+func (s *server) subscriptions(f fact) []newJob {
+	if _, told := emails[f.Kind]; told && s.mail.on() {
+		return []newJob{{kind: "email.send", payload: f, priority: 1}}
+	}
 	switch f.Kind {
 	case "task.done":
 		return []newJob{{kind: "task.recur", payload: repeated{Task: *f.Task}, priority: 1}}

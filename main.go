@@ -22,6 +22,8 @@
 //	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	cleanup.go   purging what was deleted or has ended
+//	emails.go    what is told by mail, and how
+//	leaving.go   taking one's data along, and deleting one's account
 //	notifications.go  the inbox, and reminders
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
@@ -33,7 +35,10 @@
 //	stats.go     a project's figures
 //	projects.go  projects
 //	documents.go answers about one project, ready to be sent
+//	recovery.go  forgotten passwords, and addresses to confirm
 //	auth.go      register, sign in, refresh, sign out
+//	totp.go      second factors
+//	tokens.go    tokens, and those of programs
 //	accounts.go  the own account, its sessions, and other people
 //	guesses.go   slowing down who guesses passwords
 //	passwords.go hashing and checking
@@ -50,6 +55,7 @@
 //
 // Engines: what knows nothing of tasks.
 //
+//	mail.go      handing mail to a server
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
@@ -71,6 +77,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -213,7 +220,7 @@ func runDev(ctx context.Context, cfg config, log *slog.Logger, stderr io.Writer)
 		}
 	}
 	err := serve(ctx, cfg, log, func(address string) {
-		fmt.Fprintf(stderr, welcome, cfg.publicURL, cfg.publicURL, cfg.publicURL, cfg.dataDir)
+		fmt.Fprintf(stderr, welcome, cfg.publicURL, cfg.publicURL, cfg.publicURL, cfg.dataDir, cmp.Or(cfg.mailDir, "as SMTP_URL says"))
 	})
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause // a private server died
@@ -230,6 +237,7 @@ TaskFlow is ready.
                -d '{"email":"ada@example.org","password":"correct horse","firstName":"Ada","lastName":"Lovelace"}'
              The first account is the admin.
   Data       %s  (stop with Ctrl-C; everything is kept)
+  Mail       %s
 
 `
 
@@ -268,10 +276,11 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	s := &server{
 		config: cfg, log: log, db: db, redis: redis.NewClient(options),
-		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
-		hashing:     make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
-		subscribers: subscriptions,
+		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
+		hashing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		mail:    newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 	}
+	s.subscribers = s.subscriptions
 	if cfg.cache {
 		s.cache = openCache(options, cfg.redisSpace, log)
 		db.home, db.changed, db.uncertain = s.cache.homeOf, s.cache.raise, s.cache.forgetAll
@@ -314,6 +323,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	defer s.close()
 	if cfg.bcryptCost < safeBcryptCost {
 		log.Warn("BCRYPT_COST is too low for passwords of people", "cost", cfg.bcryptCost, "least", safeBcryptCost)
+	}
+	if !s.mail.on() {
+		log.Warn("no SMTP_URL: nobody can reset a password or change an address, and invitations and warnings are not mailed")
 	}
 	s.cache.join(ctx)
 	listener, err := net.Listen("tcp", cfg.listenAddr)

@@ -111,7 +111,7 @@ func testConfig(t testing.TB, database secret, env ...string) config {
 	t.Helper()
 	values := map[string]string{
 		"DATABASE_URL": string(database), "REDIS_URL": world.redisURL, "JWT_SECRET": strings.Repeat("test secret ", 4),
-		"BCRYPT_COST": "4", "DATABASE_MAX_CONNS": "8", "LOG_LEVEL": "debug", "PUBLIC_URL": "http://taskflow.test",
+		"BCRYPT_COST": "4", "DATABASE_MAX_CONNS": "8", "LOG_LEVEL": "debug", "PUBLIC_URL": "http://taskflow.test", "SMTP_URL": "off",
 	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
@@ -259,6 +259,12 @@ func (ts *testServer) withRole(name string, role globalRole) *client {
 		ts.t.Fatal(err)
 	}
 	return c
+}
+
+// credentials is a sign-in without a second factor.
+type credentials struct {
+	Email    string `json:"email"`
+	Password string `json:"password"`
 }
 
 func jsonOf(v any) string {

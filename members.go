@@ -100,7 +100,7 @@ type invitation struct {
 	InvitedBy uuid       `json:"invitedBy"`
 	CreatedAt timestamp  `json:"createdAt"`
 	ExpiresAt timestamp  `json:"expiresAt"`
-	Token     string     `json:"token,omitempty" db:"-"` // shown once, to the inviter, who passes it on
+	Token     string     `json:"token,omitempty" db:"-"` // shown once, to the inviter; also mailed where mail is set up
 }
 
 const invitationColumns = `id, project_id, email, role, invited_by, created_at, expires_at`
@@ -176,12 +176,13 @@ func (s *server) handleAddMember(w http.ResponseWriter, r *http.Request) error {
 // invite adds the invitation to the batch that has passed the gate.
 func (s *server) invite(w http.ResponseWriter, r *http.Request, b *pgx.Batch, project uuid, in newMember) error {
 	me := callerOf(r.Context()).ID
-	id, token, email := newUUID(), randomToken(), canonicalEmail(in.Email)
+	id, email := newUUID(), canonicalEmail(in.Email)
+	token := s.keys.mailTokens("invitation", id.String())[0]
 	b.Queue(keepInvitationSQL, project, me, nil, email)
 	b.Queue(insertInvitationSQL, id, project, email, in.Role, tokenHash(token), me, invitationLife)
 	b.Queue(logInvitedSQL, project, me, id, email, in.Role)
 	b.Queue(invitationSQL, id)
-	made, err := sendOne[invitation](r.Context(), s.db, b)
+	made, err := sendAnd[invitation](r.Context(), s, b, fact{Kind: "member.invited", Actor: me, Project: &project, Subject: &id})
 	if err != nil {
 		return err
 	}

@@ -3,10 +3,11 @@ package main
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 )
 
-// access is who may call a route. The first three are judged here; the project roles where the
+// access is who may call a route. The first four are judged here; the project roles where the
 // project is known, in the statement itself (enter_project, visibleSQL, readerSQL). A test calls every route
 // as everybody and compares with this table.
 type access string
@@ -15,6 +16,7 @@ const (
 	anyone       access = "anyone"
 	signedIn     access = "signed in"
 	listers      access = "signed in, asked for together with what he lists"
+	inPerson     access = "signed in, not by an API token"
 	globalAdmins access = "global admin"
 	viewers      access = "project viewer"                                        // and every role above
 	readers      access = "project viewer, asked for together with what he reads" // see documents.go
@@ -41,20 +43,34 @@ func (s *server) routes() []route {
 		{"GET /docs", anyone, s.handleDocs},
 		{"GET /docs/{file}", anyone, s.handleDocsFile},
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
+		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
+		{"GET /account/{file}", anyone, s.handleAccountFile},
 		{"GET /admin/queues", anyone, s.handleQueuesPage},
 		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
 
 		{"POST /api/v1/auth/register", anyone, s.handleRegister},
 		{"POST /api/v1/auth/login", anyone, s.handleLogin},
 		{"POST /api/v1/auth/refresh", anyone, s.handleRefresh},
-		{"POST /api/v1/auth/logout", signedIn, s.handleLogout},
+		{"POST /api/v1/auth/logout", inPerson, s.handleLogout},
+		{"POST /api/v1/auth/password/forgot", anyone, s.handleForgotPassword},
+		{"POST /api/v1/auth/password/reset", anyone, s.handleResetPassword},
+		{"POST /api/v1/auth/email/verify", anyone, s.handleVerifyEmail},
 
 		{"GET /api/v1/me", signedIn, s.handleMe},
 		{"PATCH /api/v1/me", signedIn, s.handlePatchMe},
-		{"PUT /api/v1/me/password", signedIn, s.handleSetPassword},
-		{"GET /api/v1/me/sessions", signedIn, s.handleSessions},
-		{"DELETE /api/v1/me/sessions", signedIn, s.handleEndSessions},
-		{"DELETE /api/v1/me/sessions/{id}", signedIn, s.handleEndSession},
+		{"DELETE /api/v1/me", inPerson, s.handleDeleteMe},
+		{"GET /api/v1/me/export", inPerson, s.handleExport},
+		{"PUT /api/v1/me/password", inPerson, s.handleSetPassword},
+		{"PUT /api/v1/me/email", inPerson, s.handleSetEmail},
+		{"POST /api/v1/me/totp", inPerson, s.handleBeginTOTP},
+		{"PUT /api/v1/me/totp", inPerson, s.handleConfirmTOTP},
+		{"DELETE /api/v1/me/totp", inPerson, s.handleEndTOTP},
+		{"GET /api/v1/me/tokens", inPerson, s.handleAPITokens},
+		{"POST /api/v1/me/tokens", inPerson, s.handleCreateAPIToken},
+		{"DELETE /api/v1/me/tokens/{id}", inPerson, s.handleDeleteAPIToken},
+		{"GET /api/v1/me/sessions", inPerson, s.handleSessions},
+		{"DELETE /api/v1/me/sessions", inPerson, s.handleEndSessions},
+		{"DELETE /api/v1/me/sessions/{id}", inPerson, s.handleEndSession},
 		{"GET /api/v1/users", signedIn, s.handleUsers},
 		{"GET /api/v1/users/{id}", signedIn, s.handleUser},
 		{"PATCH /api/v1/users/{id}", globalAdmins, s.handlePatchUser},
@@ -159,8 +175,7 @@ func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*h
 	}
 	var err error
 	if rt.who == readers || rt.who == listers { // the rest is looked up together with what they read
-		rec.claims, err = s.bearer(r)
-		rec.user = rec.claims.Subject
+		r, err = s.signInReader(rec, r)
 	} else {
 		r, err = s.signIn(rec, r)
 	}
@@ -173,6 +188,9 @@ func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*h
 		return r, err
 	}
 	if err := charge(rec, l, limitKey{'u', rec.user}, cost(rt, r)); err != nil {
+		return r, err
+	}
+	if err := withinScopes(callerOf(r.Context()), rt); err != nil {
 		return r, err
 	}
 	if rt.who == globalAdmins && callerOf(r.Context()).Role != globalAdmin {
@@ -203,6 +221,23 @@ func cost(rt route, r *http.Request) int {
 		return 5
 	}
 	return 1
+}
+
+// withinScopes is the problem of an API token that is not made for a route. Every token reads.
+func withinScopes(c caller, rt route) error {
+	need := scopeWrite
+	switch {
+	case c.scopes == nil:
+		return nil
+	case rt.who == inPerson:
+		return newProblem("session_required", "")
+	case rt.who == globalAdmins && !slices.Contains(c.scopes, scopeAdmin):
+		need = scopeAdmin
+	case strings.HasPrefix(rt.pattern, "GET ") || slices.Contains(c.scopes, scopeWrite):
+		return nil
+	}
+	return newProblem("insufficient_scope", "This needs an API token with the scope "+need+".").
+		with("WWW-Authenticate", `Bearer realm="taskflow", error="insufficient_scope", scope="`+need+`"`) // RFC 6750, section 3.1
 }
 
 // limit bounds what a request may bring: a stranger a small body, and only a read a query.

@@ -24,8 +24,8 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	sc := &scene{testServer: newTestServer(t)}
-	sc.admin = sc.signUp("Admin") // the first account
+	sc := &scene{testServer: newTestServer(t, "SMTP_URL=", "DATA_DIR="+t.TempDir())} // mail that is not sent, as nobody works
+	sc.admin = sc.signUp("Admin")                                                    // the first account
 	sc.manager = sc.withRole("Manager", globalManager)
 	sc.owner, sc.projectAdmin, sc.member, sc.viewer = sc.signUp("Owner"), sc.signUp("Keeper"), sc.signUp("Member"), sc.signUp("Viewer")
 	sc.outsider, sc.deactivated = sc.signUp("Outsider"), sc.signUp("Gone")
@@ -68,11 +68,24 @@ func (sc *scene) invitation(email string) string {
 	return token
 }
 
+// accountToken is a token of a kind that was mailed to a user.
+func (sc *scene) accountToken(c *client, kind string) string {
+	sc.t.Helper()
+	token := randomToken()
+	if _, err := execute(sc.t.Context(), sc.db, `
+		INSERT INTO account_tokens (id, user_id, kind, email, hash, expires_at) VALUES ($1, $2::text::uuid, $3, $4, $5, now() + interval '1 hour')`,
+		newUUID(), c.id, kind, c.email, tokenHash(token)); err != nil {
+		sc.t.Fatal(err)
+	}
+	return token
+}
+
 // sample is a request to a route that succeeds for everybody whom the table lets in.
 type sample struct {
 	path string
 	body string
-	id   string // the id, in path or body, that decides who may know of it; "" where nobody is kept out
+	id   string  // the id, in path or body, that decides who may know of it; "" where nobody is kept out
+	as   *client // who sends it instead, where it succeeds and ends the account or changes how it signs in
 }
 
 // samples makes one request for each route, fresh every time, to be sent by c.
@@ -86,6 +99,8 @@ var samples = map[string]func(sc *scene, c *client) sample{
 	"GET /admin/queues":        at("/admin/queues"),
 	"GET /admin/queues/{file}": at("/admin/queues/main.js"),
 	"GET /problems/{code}":     at("/problems/not_found"),
+	"GET /account":             at("/account"),
+	"GET /account/{file}":      at("/account/main.js"),
 
 	"POST /api/v1/auth/register": func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/auth/register", body: fmt.Sprintf(`{"email":"new%d@example.org","password":"long enough","firstName":"New","lastName":"One"}`, accounts.Add(1))}
@@ -97,6 +112,15 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		return sample{path: "/api/v1/auth/refresh", body: `{"refreshToken":"` + sc.viewer.signIn().refresh + `"}`}
 	},
 	"POST /api/v1/auth/logout": at("/api/v1/auth/logout"),
+	"POST /api/v1/auth/password/forgot": func(sc *scene, c *client) sample {
+		return sample{path: forgotPath, body: jsonOf(forgotten{sc.viewer.email})}
+	},
+	"POST /api/v1/auth/password/reset": func(sc *scene, c *client) sample {
+		return sample{path: resetPath, body: jsonOf(passwordReset{sc.accountToken(sc.signUp("Reset"), "password"), "staple of good habits"})}
+	},
+	"POST /api/v1/auth/email/verify": func(sc *scene, c *client) sample {
+		return sample{path: verifyPath, body: jsonOf(addressProof{sc.accountToken(sc.signUp("Verified"), "email")})}
+	},
 
 	"GET /api/v1/me": at("/api/v1/me"),
 	"PATCH /api/v1/me": func(sc *scene, c *client) sample {
@@ -104,6 +128,26 @@ var samples = map[string]func(sc *scene, c *client) sample{
 	},
 	"PUT /api/v1/me/password": func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/me/password", body: `{"currentPassword":"` + testPassword + `","newPassword":"` + testPassword + `"}`}
+	},
+	"PUT /api/v1/me/email": func(sc *scene, c *client) sample {
+		return sample{path: "/api/v1/me/email", body: jsonOf(emailChange{fmt.Sprintf("moved%d@example.org", accounts.Add(1)), testPassword})}
+	},
+	"DELETE /api/v1/me": func(sc *scene, c *client) sample {
+		return sample{path: "/api/v1/me", body: proof, as: sc.signUp("Leaving")}
+	},
+	"GET /api/v1/me/export": at(exportPath),
+	"POST /api/v1/me/totp":  func(sc *scene, c *client) sample { return sample{path: totpPath, body: proof} },
+	"PUT /api/v1/me/totp": func(sc *scene, c *client) sample {
+		careful := sc.signUp("Careful")
+		return sample{path: totpPath, body: jsonOf(totpProof{newAuthenticator(careful).code(1)}), as: careful} // for a minute at least
+	},
+	"DELETE /api/v1/me/totp": func(sc *scene, c *client) sample { return sample{path: totpPath, body: proof} },
+	"GET /api/v1/me/tokens":  at(tokensPath),
+	"POST /api/v1/me/tokens": func(sc *scene, c *client) sample {
+		return sample{path: tokensPath, body: `{"name":"Sample","scopes":["read"],"expiresAt":"` + time.Now().AddDate(1, 0, 0).UTC().Format(time.RFC3339) + `"}`}
+	},
+	"DELETE /api/v1/me/tokens/{id}": func(sc *scene, c *client) sample {
+		return sample{path: c.post(tokensPath, `{"name":"Sample","scopes":["read"]}`).want(201).header.Get("Location")}
 	},
 	"GET /api/v1/me/sessions":    at("/api/v1/me/sessions"),
 	"DELETE /api/v1/me/sessions": at("/api/v1/me/sessions"),
@@ -252,7 +296,7 @@ func wantedStatus(who access, role string) int {
 		return 0
 	case rank < outsider:
 		return 401
-	case who == signedIn, who == listers, who == globalAdmins && role == "admin":
+	case who == signedIn, who == inPerson, who == listers, who == globalAdmins && role == "admin":
 		return 0
 	case who == globalAdmins:
 		return 403
@@ -312,15 +356,17 @@ func (sc *scene) callAs(role string, as *client, who access, method string, make
 	maker := sc.outsider
 	if wantedStatus(signedIn, role) == 0 {
 		maker = as
-		defer func() {
+		defer func(as *client) {
 			if as.get("/api/v1/me").status == 401 { // some routes end the session
 				as.token = as.signIn().token
 			}
-		}()
+		}(as)
 	}
 	sent, want, before := make(sc, maker), wantedStatus(who, role), ""
 	if want != 0 {
 		before = sc.state()
+	} else if sent.as != nil {
+		as = sent.as
 	}
 	got := as.do(method, sent.path, sent.body)
 	switch {
@@ -388,7 +434,7 @@ func describedRoutes(t *testing.T) []string {
 func TestOpenAPIDescribesEveryRouteAndNoOther(t *testing.T) {
 	t.Parallel()
 	described := describedRoutes(t)
-	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}"} // for people, not of the API
+	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}", "GET /account", "GET /account/{file}"} // for people, not of the API
 	var table []string
 	for _, rt := range (&server{}).routes() {
 		table = append(table, rt.pattern)

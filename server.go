@@ -19,6 +19,7 @@ type server struct {
 	waiting atomic.Int64  // hashes that wait for a slot
 	outbox  *outbox
 	cache   *cache // nil: off
+	mail    *mailer
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
@@ -40,6 +41,8 @@ type fact struct {
 	User    *uuid  `json:"userId,omitempty"` // whom it concerns
 	Task    *uuid  `json:"taskId,omitempty"`
 	Project *uuid  `json:"projectId,omitempty"`
+	Subject *uuid  `json:"subjectId,omitempty"` // something else, by its kind: an invitation, a session
+	Email   string `json:"email,omitempty"`     // address, where it is not the user's present one
 }
 
 // globalRole is a user's role in the whole installation.
@@ -68,6 +71,7 @@ type caller struct {
 	Role     globalRole `db:"role"`
 	Timezone string     `db:"timezone"` // decides what "today" is
 	Until    timestamp  `db:"until"`    // when the session ends
+	scopes   []string   // of the API token that asks; nil for a session
 }
 
 // seesAll tells whether the caller reads every project.

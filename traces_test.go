@@ -51,16 +51,20 @@ func (ts *testServer) checkLog(t testing.TB) {
 }
 
 var (
-	tokenLike  = regexp.MustCompile(`[A-Za-z0-9_-]{40,}`)
-	givenToken = regexp.MustCompile(`"(?:accessToken|refreshToken|token)":"([^"]+)"`)
+	tokenLike  = regexp.MustCompile(`[A-Za-z0-9_-]{19,}`)
+	givenToken = regexp.MustCompile(`"(?:accessToken|refreshToken|token|secret)":"([^"]+)"|"recoveryCodes":(\[[^]]+])`)
 )
 
 // noteTokens remembers the tokens in an answer, for checkLog.
 func (ts *testServer) noteTokens(body []byte) {
 	for _, match := range givenToken.FindAllSubmatch(body, -1) {
-		for _, piece := range tokenLike.FindAllString(string(match[1]), -1) {
-			ts.issued.Store(piece, true)
-		}
+		ts.noteSecret(string(match[1]) + string(match[2]))
+	}
+}
+
+func (ts *testServer) noteSecret(text string) {
+	for _, piece := range tokenLike.FindAllString(text, -1) {
+		ts.issued.Store(piece, true)
 	}
 }
 

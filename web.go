@@ -24,6 +24,9 @@ var docsScript []byte
 //go:embed web/queues
 var queuesFiles embed.FS
 
+//go:embed web/account
+var accountFiles embed.FS
+
 // pagePolicy lets a page run its own scripts and nothing else, and call only this server. Swagger
 // UI's style sheet has its icons as data: images.
 const pagePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -84,6 +87,17 @@ func (s *server) handleQueuesPage(w http.ResponseWriter, r *http.Request) error 
 // handleQueuesFile answers a file of the operators' page.
 func (s *server) handleQueuesFile(w http.ResponseWriter, r *http.Request) error {
 	return writePageFile(w, queuesFiles, "web/queues/"+r.PathValue("file"))
+}
+
+// handleAccountPage answers the page that links in mails open. The token stands behind the # of the
+// address, which browsers keep to themselves.
+func (s *server) handleAccountPage(w http.ResponseWriter, r *http.Request) error {
+	return writePageFile(w, accountFiles, "web/account/index.html")
+}
+
+// handleAccountFile answers a file of that page.
+func (s *server) handleAccountFile(w http.ResponseWriter, r *http.Request) error {
+	return writePageFile(w, accountFiles, "web/account/"+r.PathValue("file"))
 }
 
 // pageMedia is the media types of a page's files by the endings of their names.

@@ -324,7 +324,7 @@ func TestContractNoticesWhatIsNotAsDescribed(t *testing.T) {
 		ResponseHeader: http.Header{"Content-Type": {"application/json"}, "X-Request-Id": {"a-1"}, "Etag": {`"2"`}},
 		ResponseBody: `{"id":"0199a3f0-5d1c-7b2e-9c41-3f6a8d27e510","email":"ada@example.org","firstName":"Ada","lastName":"Lovelace",` +
 			`"avatarUrl":null,"timezone":"UTC","locale":"en","role":"admin","isActive":true,` +
-			`"createdAt":"2025-10-02T08:01:02.748Z","updatedAt":"2025-10-02T08:01:02.748Z","version":2}`,
+			`"createdAt":"2025-10-02T08:01:02.748Z","updatedAt":"2025-10-02T08:01:02.748Z","version":2,"emailVerified":false,"totpEnabled":false}`,
 	}
 	lost := exchange{
 		Method: "GET", URL: "/api/v1/projects/x", RequestHeader: http.Header{}, Status: 404,

@@ -104,12 +104,15 @@ byId("sign-in-form").addEventListener("submit", async (event) => {
   button.disabled = true;
   byId("sign-in-problem").textContent = "";
   try {
-    await signIn(form.elements.email.value, form.elements.password.value);
+    await signIn(form.elements.email.value, form.elements.password.value, form.elements.totp.value);
     form.reset();
+    form.elements.totp.closest("label").hidden = true;
     enter();
   } catch (problem) {
     byId("sign-in-problem").textContent = problem.message;
-    form.elements.password.focus();
+    const field = problem.code === "totp_required" ? form.elements.totp : form.elements.password;
+    field.closest("label").hidden = false;
+    field.focus();
   } finally {
     button.disabled = false;
   }

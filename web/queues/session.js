@@ -41,8 +41,9 @@ export function whenEnded(run) {
   onEnd = run;
 }
 
-export async function signIn(email, password) {
-  const answer = await send("POST", "/api/v1/auth/login", { body: { email, password } });
+// signIn takes the code of a second factor, "" without one.
+export async function signIn(email, password, totp) {
+  const answer = await send("POST", "/api/v1/auth/login", { body: { email, password, totp } });
   session = { name: `${answer.user.firstName} ${answer.user.lastName}`, access: answer.accessToken, refresh: answer.refreshToken };
 }
 
