@@ -58,6 +58,7 @@
 //	migrate.go   the database's schema, step by step
 //	db.go        PostgreSQL; ids and times
 //	config.go    settings
+//	redis.go     one Redis, a Cluster, or Sentinel
 //	problem.go   errors that a client may see
 package main
 
@@ -81,7 +82,6 @@ import (
 	_ "time/tzdata" // time zones also where the system has none
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 const (
@@ -240,20 +240,16 @@ func keptSecret(path string) (secret, error) {
 
 // newServer opens the stores. It does not wait for them: a process may start before they do.
 func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, error) {
-	options, err := redis.ParseURL(string(cfg.redisURL))
+	client, err := openRedis(string(cfg.redisURL))
 	if err != nil {
-		return nil, errors.New("REDIS_URL is not a Redis address such as redis://host:6379/0")
+		return nil, err
 	}
-	options.ContextTimeoutEnabled = true
-	options.DialTimeout = time.Second
-	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // a vendor's extension that costs a DNS lookup
-	options.DialerRetries = 1                                                                            // whoever asks has a better use for the time
 	db, err := openDatabase(ctx, string(cfg.databaseURL), cfg.databaseConns)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{
-		config: cfg, log: log, db: db, redis: redis.NewClient(options),
+		config: cfg, log: log, db: db, redis: client,
 		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing:     make(chan struct{}, max(1, runtime.NumCPU())),
 		subscribers: subscriptions,
@@ -349,8 +345,8 @@ func (s *server) work(ctx context.Context) error {
 func (s *server) checkRedis(ctx context.Context) error {
 	for ctx.Err() == nil {
 		warning, err := s.outbox.queue.checkRedis(ctx)
-		if wrong, ok := errors.AsType[*wrongRedisError](err); ok {
-			return wrong
+		if _, wrong := errors.AsType[*wrongRedisError](err); wrong {
+			return err
 		}
 		if err == nil {
 			if warning != "" {
