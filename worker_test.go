@@ -185,7 +185,7 @@ func TestAClaimWhoseReplyWasLostIsRecovered(t *testing.T) {
 	r := rig(t, q, 4)
 	r.takes(0)
 	// The server does the step, the answer never arrives.
-	if err := stepScript.Run(t.Context(), q.redis, []string{q.prefix}, r.stepArgs(nil, 2)...).Err(); err != nil {
+	if err := q.run(t.Context(), stepScript, r.stepArgs(nil, 2)...).Err(); err != nil {
 		t.Fatal(err)
 	}
 	wantHas(t, q, [5]int64{0, 2, 0, 0, 2})
