@@ -315,7 +315,7 @@ func (q *queue) checkRedis(ctx context.Context) (warning string, err error) {
 	err = eachMaster(ctx, q.redis, func(ctx context.Context, master *redis.Client) error {
 		info, err := master.Info(ctx).Result()
 		if err != nil {
-			return err
+			return fmt.Errorf("look at Redis: %w", err)
 		}
 		said, err := judgeRedis(info, cluster)
 		if err != nil {
@@ -327,12 +327,9 @@ func (q *queue) checkRedis(ctx context.Context) (warning string, err error) {
 		return nil
 	})
 	if cluster && err != nil && strings.Contains(err.Error(), "cluster support disabled") {
-		err = &wrongRedisError{"it is no Cluster: give REDIS_URL one address"}
+		err = &wrongRedisError{"Redis is no Cluster: give REDIS_URL one address"}
 	}
-	if err != nil {
-		return "", fmt.Errorf("look at Redis: %w", err)
-	}
-	return warning, nil
+	return warning, err
 }
 
 // judgeRedis reads the answer to INFO. Without a log of its own, Redis forgets everything at a
