@@ -368,7 +368,7 @@ func TestCommandsOfTheProgram(t *testing.T) {
 		{"an unknown flag", nil, "", []string{"-port=1"}, 1, "-port"},
 		{"no settings", nil, "", nil, 1, "taskflow: DATABASE_URL must be set, such as postgres://user:password@host:5432/taskflow\ntaskflow: REDIS_URL must be set"},
 		{"a port in use", append(env, "LISTEN_ADDR="+taken.Addr().String()), "", nil, 1, "address already in use; set LISTEN_ADDR to another address"},
-		{"a Redis that evicts", append(env, "REDIS_URL="+evicting), "", nil, 1, "it would evict jobs when it is full: set maxmemory-policy to noeviction (it is allkeys-lru)"},
+		{"a Redis that evicts", append(env, "REDIS_URL="+evicting), "", nil, 1, "taskflow: Redis would evict jobs when it is full: set maxmemory-policy to noeviction (it is allkeys-lru)"},
 		{"a healthy service", []string{running}, "", []string{"healthcheck"}, 0, ""},
 		{"no service", []string{"LISTEN_ADDR=127.0.0.1:1"}, "", []string{"healthcheck"}, 1, "taskflow: health check: "},
 		{"migrate", env, "", []string{"migrate"}, 0, ""},

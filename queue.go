@@ -318,8 +318,11 @@ func (q *queue) checkRedis(ctx context.Context) (warning string, err error) {
 			return fmt.Errorf("look at Redis: %w", err)
 		}
 		said, err := judgeRedis(info, cluster)
+		if err != nil && cluster {
+			err = fmt.Errorf("%s: %w", master.Options().Addr, err)
+		}
 		if err != nil {
-			return fmt.Errorf("Redis at %s: %w", master.Options().Addr, err)
+			return err
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -343,13 +346,13 @@ func judgeRedis(text string, cluster bool) (warning string, err error) {
 	var major, minor int
 	fmt.Sscanf(info["redis_version"], "%d.%d", &major, &minor)
 	if major < 6 || major == 6 && minor < 2 {
-		return "", &wrongRedisError{"it is version " + info["redis_version"] + "; TaskFlow needs " + redisMinVersion + " or newer"}
+		return "", &wrongRedisError{"Redis is version " + info["redis_version"] + "; TaskFlow needs " + redisMinVersion + " or newer"}
 	}
 	if policy := info["maxmemory_policy"]; policy != "noeviction" {
-		return "", &wrongRedisError{"it would evict jobs when it is full: set maxmemory-policy to noeviction (it is " + policy + ")"}
+		return "", &wrongRedisError{"Redis would evict jobs when it is full: set maxmemory-policy to noeviction (it is " + policy + ")"}
 	}
 	if info["redis_mode"] == "cluster" && !cluster {
-		return "", &wrongRedisError{"it is a node of a Cluster: give REDIS_URL the addresses of several nodes with commas between them, or the same one twice"}
+		return "", &wrongRedisError{"Redis is a node of a Cluster: give REDIS_URL the addresses of several nodes with commas between them, or the same one twice"}
 	}
 	if info["aof_enabled"] == "0" {
 		warning = "Redis keeps no append-only file: after its restart jobs are pushed again from the database; set appendonly yes to spare that"

@@ -349,7 +349,7 @@ func TestRedisCluster(t *testing.T) {
 		for _, master := range nodes[:3] {
 			master.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
 			_, err := q.checkRedis(t.Context())
-			wantWords(t, err, "Redis at 127.0.0.1:"+master.port, "set maxmemory-policy to noeviction")
+			wantWords(t, err, "127.0.0.1:"+master.port+": Redis would evict", "set maxmemory-policy to noeviction")
 			master.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
 		}
 	})
