@@ -78,13 +78,13 @@ type cache struct {
 }
 
 // openCache joins the other processes. It has a client of its own, which gives up soon.
-func openCache(options *redis.Options, space string, log *slog.Logger) *cache {
-	own := *options
-	own.MaxRetries, own.ReadTimeout, own.WriteTimeout = -1, leaseTime/2, leaseTime/2
-	own.PoolSize, own.MinIdleConns, own.ConnMaxIdleTime = 4, 4, -1 // a new connection costs a moment of trust
+func openCache(address, space string, log *slog.Logger) (*cache, error) {
 	lease := &lease{space: space, id: newUUID().String(), log: log, joined: make(chan struct{})}
-	own.OnConnect = lease.connected
-	lease.redis = redis.NewClient(&own)
+	var err error
+	if lease.redis, err = openImpatientRedis(address, leaseTime/2, lease.connected); err != nil {
+		return nil, err
+	}
+	_, lease.manyNodes = lease.redis.(*redis.ClusterClient)
 	c := &cache{
 		redis: lease.redis, space: space, lease: lease, sharing: make(chan entry, 1024),
 		tokens: map[uuid]string{}, entries: map[key]*lru.Element{}, filling: map[filling]chan struct{}{}, homes: map[string]uuid{},
@@ -95,7 +95,7 @@ func openCache(options *redis.Options, space string, log *slog.Logger) *cache {
 	c.stop = stop
 	c.running.Go(func() { lease.run(ctx) })
 	c.running.Go(func() { c.share(ctx) })
-	return c
+	return c, nil
 }
 
 // close leaves the other processes, so that the next need not wait for the lease to run out.

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/redis/go-redis/v9"
 )
 
 const safeBcryptCost = 10 // the least that guards passwords
@@ -150,12 +149,12 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 
 // check judges the settings that have rules of their own, and those that must be there.
 func (c *config) check(command string, env *settings) {
-	// The errors of these two parsers are not for the operator's eyes: they quote what they could not read.
+	// The parser's error is not for the operator's eyes: it quotes what it could not read.
 	if _, err := pgxpool.ParseConfig(string(c.databaseURL)); err != nil && c.databaseURL != "" {
 		env.wrong("DATABASE_URL", "must be a PostgreSQL address such as postgres://user:password@host:5432/taskflow")
 	}
-	if _, err := redis.ParseURL(string(c.redisURL)); err != nil && c.redisURL != "" {
-		env.wrong("REDIS_URL", "must be a Redis address such as redis://host:6379/0")
+	if _, err := parseRedisURL(string(c.redisURL)); err != nil && c.redisURL != "" {
+		env.wrong("REDIS_URL", err.Error())
 	}
 	_, port, err := net.SplitHostPort(c.listenAddr)
 	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {

@@ -49,7 +49,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		for name, values := range map[string][]string{
 			"DATABASE_URL":        {"hunter2", "postgres://u:hunter2@[bad/taskflow", "postgres://u:hunter2@h:port/x", "mysql://u:hunter2@h/x", "postgres://u@h/x?sslmode=hunter2"},
 			"DATABASE_MAX_CONNS":  {"0", "2", "1001", "-1", "ten", "1.5", "1e2", " 8"},
-			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379"},
+			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379", "redis://r,hunter2", "redis+sentinel://hunter2/m/x"},
 			"JWT_SECRET":          {strings.Repeat("s", 31)},
 			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
@@ -215,6 +215,17 @@ func TestSettingsOfTheWayIn(t *testing.T) {
 		env["TLS_DOMAINS"], env["LISTEN_ADDR"] = "tasks.example.org, www.xn--mller-kva.example", listen
 		if c, err := load("serve", env); err != nil || !c.servesTLS() || len(c.tlsDomains) != 2 || c.publicURL != want {
 			t.Errorf("got %v, %s, %v, want %s", c.tlsDomains, c.publicURL, err, want)
+		}
+	}
+}
+
+func TestRedisMayBeOneServerAClusterOrSentinel(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"redis://r:6379/0", "rediss://:p@r", "unix:///run/r.sock", "redis://r:1,redis://r:2", "redis+sentinel://:p@s:1,s:2/m/0"} {
+		env := production()
+		env["REDIS_URL"] = address
+		if c, err := load("serve", env); err != nil || string(c.redisURL) != address {
+			t.Errorf("%s: %v", address, err)
 		}
 	}
 }

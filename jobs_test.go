@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -216,6 +217,60 @@ func TestASeriesGoesOnWhenItsTaskIsDone(t *testing.T) {
 	t.Run("a rule that is none is refused with what is wrong", func(t *testing.T) {
 		alice.patch("/api/v1/tasks/"+task, `{"recurrence":"FREQ=HOURLY"}`).problem(422, "validation_failed").field("recurrence", "invalid_recurrence")
 	})
+}
+
+func TestNoKindOfJobMindsABadPayload(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	nobody := newUUID().String()
+	for _, kind := range ts.jobKinds() {
+		for _, payload := range []string{
+			`null`, `{}`, `[]`, `"x"`, `7`, `{"taskId":7}`, `{"kind":"task.assigned","userId":"x"}`, `{"unknown":"` + nobody + `"}`,
+			// Of people, projects and tasks that are gone.
+			`{"kind":"task.assigned","actorId":"` + newUUID().String() + `","userId":"` + nobody + `","taskId":"` + nobody + `","projectId":"` + nobody + `"}`,
+			`{"kind":"member.added","actorId":"` + newUUID().String() + `","userId":"` + nobody + `","projectId":"` + nobody + `"}`,
+		} {
+			id := ts.enqueue(newJob{kind: kind.name, payload: json.RawMessage(payload)})
+			ended := make(chan ending, 1)
+			ts.outbox.runJob(t.Context(), job{ID: id, Kind: kind.name, Payload: []byte(payload), PushedAt: time.Now(), Attempt: 1}, func(e ending) { ended <- e })
+			if e := <-ended; e.mode != "done" && (e.mode != "dead" || !strings.HasPrefix(e.err, "read payload: ")) {
+				t.Errorf("%s of %s ended as %s: %s", kind.name, payload, e.mode, e.err)
+			}
+		}
+	}
+}
+
+func TestJobsOfADeletedProjectAreDroppedAndTheirNeighboursFlowOn(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice, bob := ts.signUp("Alice"), ts.signUp("Bob")
+	gone, kept := alice.project("Gone"), alice.project("Kept")
+	for _, project := range []string{gone, kept} {
+		alice.add(project, bob, roleMember)
+		task := alice.task(project, "Ship", `"assigneeId":"`+bob.id+`"`, `"recurrence":"FREQ=DAILY"`)
+		alice.patch("/api/v1/tasks/"+task, `{"status":"done"}`).want(200)
+	}
+	ts.exec(`DELETE FROM projects WHERE id = $1`, gone)
+	ts.startWorking()
+	eventually(t, 10*time.Second, "no job is left, not even a dead one", func() bool { return ts.living() == 0 })
+	bob.get("/api/v1/notifications?total=true").want(200).is("total", 2)
+	alice.get("/api/v1/tasks?total=true&projectId="+kept).want(200).is("total", 2)
+}
+
+func TestAJobTooLargeToKeepIsRefusedWithAllThatCausesIt(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice := ts.signUp("Alice")
+	project := alice.project("Launch")
+	ts.subscribers = func(f fact) []newJob {
+		return []newJob{{kind: "notification.fanout", payload: f}, {kind: "notification.fanout", payload: strings.Repeat("x", maxRowPayload)}}
+	}
+	before := alice.get("/api/v1/projects/" + project).want(200)
+	alice.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"Ship","assigneeId":"`+alice.id+`"}`).problem(413, "body_too_large")
+	alice.get("/api/v1/tasks?total=true&projectId="+project).want(200).is("total", 0)
+	if after := alice.get("/api/v1/projects/" + project); after.header.Get("ETag") != before.header.Get("ETag") || ts.living() != 0 {
+		t.Errorf("%d jobs were kept, or the project changed:\n%s\n%s", ts.living(), before.body, after.body)
+	}
 }
 
 // switchable is a proxy between the service and a store that can be switched off.

@@ -35,15 +35,16 @@ const (
 //
 // This is cache coherence by leases (Gray and Cheriton 1989) with one server for all leases.
 type lease struct {
-	redis  redis.UniversalClient
-	space  string
-	id     string // of this life of this process
-	log    *slog.Logger
-	at     atomic.Pointer[standing]
-	fresh  atomic.Int64  // when the client last made a connection, which may be to a Redis begun anew
-	anew   atomic.Bool   // the next beat must change the generation
-	joined chan struct{} // closed when this process may write
-	once   sync.Once
+	redis     redis.UniversalClient
+	space     string
+	id        string // of this life of this process
+	log       *slog.Logger
+	at        atomic.Pointer[standing]
+	fresh     atomic.Int64  // when the client last made a connection, which may be to a Redis begun anew
+	anew      atomic.Bool   // the next beat must change the generation
+	manyNodes bool          // Redis is a Cluster
+	joined    chan struct{} // closed when this process may write
+	once      sync.Once
 }
 
 // standing is what the beats have established. It is replaced, never changed.
@@ -113,9 +114,14 @@ func (l *lease) leave() {
 
 func (l *lease) key(name string) string { return l.space + ":{cache}:" + name }
 
-// connected notes a new connection to Redis.
+// connected notes a new connection to Redis. The beat tells which life of Redis it is, but only of
+// the node of a Cluster that the beat goes to; another one may be a replica that has taken over and
+// lags behind, so everybody begins anew.
 func (l *lease) connected(context.Context, *redis.Conn) error {
 	l.fresh.Store(time.Now().UnixNano())
+	if l.manyNodes {
+		l.begin()
+	}
 	return nil
 }
 

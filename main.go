@@ -73,6 +73,7 @@
 //	certificates.go  TLS
 //	config.go    settings
 //	limit.go     how often somebody may do something
+//	redis.go     one Redis, a Cluster, or Sentinel
 //	problem.go   errors that a client may see
 package main
 
@@ -98,7 +99,6 @@ import (
 	_ "time/tzdata" // time zones also where the system has none
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 	"golang.org/x/crypto/acme"
 )
 
@@ -262,27 +262,25 @@ func keptSecret(path string) (secret, error) {
 
 // newServer opens the stores. It does not wait for them: a process may start before they do.
 func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, error) {
-	options, err := redis.ParseURL(string(cfg.redisURL))
+	client, err := openRedis(string(cfg.redisURL))
 	if err != nil {
-		return nil, errors.New("REDIS_URL is not a Redis address such as redis://host:6379/0")
+		return nil, err
 	}
-	options.ContextTimeoutEnabled = true
-	options.DialTimeout = time.Second
-	options.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // a vendor's extension that costs a DNS lookup
-	options.DialerRetries = 1                                                                            // whoever asks has a better use for the time
 	db, err := openDatabase(ctx, string(cfg.databaseURL), cfg.databaseConns)
 	if err != nil {
 		return nil, err
 	}
 	s := &server{
-		config: cfg, log: log, db: db, redis: redis.NewClient(options),
+		config: cfg, log: log, db: db, redis: client,
 		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		mail:    newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 	}
 	s.subscribers = s.subscriptions
 	if cfg.cache {
-		s.cache = openCache(options, cfg.redisSpace, log)
+		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
+			return nil, err
+		}
 		db.home, db.changed, db.uncertain = s.cache.homeOf, s.cache.raise, s.cache.forgetAll
 	}
 	s.makeLimits()
@@ -405,8 +403,8 @@ func (s *server) work(ctx context.Context) error {
 func (s *server) checkRedis(ctx context.Context) error {
 	for ctx.Err() == nil {
 		warning, err := s.outbox.queue.checkRedis(ctx)
-		if wrong, ok := errors.AsType[*wrongRedisError](err); ok {
-			return wrong
+		if _, wrong := errors.AsType[*wrongRedisError](err); wrong {
+			return err
 		}
 		if err == nil {
 			if warning != "" {

@@ -157,11 +157,10 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 // knownAlone has a server not wait for others of whom an empty Redis cannot tell.
 func knownAlone(t testing.TB, cfg config) {
 	t.Helper()
-	options, err := redis.ParseURL(string(cfg.redisURL))
+	client, err := openRedis(string(cfg.redisURL))
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := redis.NewClient(options)
 	defer client.Close()
 	client.SetNX(context.Background(), cfg.redisSpace+":{cache}:generation", "first", time.Hour) // where there is no Redis there is nothing to know
 }

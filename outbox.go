@@ -395,16 +395,11 @@ func (o *outbox) relayWhileMine(ctx context.Context, c *pgxpool.Conn) error {
 
 // epoch tells one life of the Redis data from another: a restart, a fail-over or a flush changes it.
 func (q *queue) epoch(ctx context.Context) (string, error) {
-	key := q.prefix + "epoch"
-	pipe := q.redis.Pipeline()
-	pipe.SetNX(ctx, key, newUUID().String(), 0)
-	value, info := pipe.Get(ctx, key), pipe.Info(ctx, "server")
-	if _, err := pipe.Exec(ctx); err != nil {
+	epoch, err := q.run(ctx, epochScript, newUUID().String()).Text()
+	if err != nil {
 		return "", fmt.Errorf("read the epoch of %s: %w", q.name, err)
 	}
-	_, run, _ := strings.Cut(info.Val(), "run_id:")
-	run, _, _ = strings.Cut(run, "\r\n")
-	return value.Val() + " " + run, nil
+	return epoch, nil
 }
 
 // pushYoung pushes what was committed lately and did not reach Redis.
@@ -436,8 +431,8 @@ func (o *outbox) sweep(ctx context.Context) error {
 	}
 }
 
-// pushMissing pushes those of up to maxBatch jobs that live and Redis does not have. A row that is
-// just being deleted may be pushed once more; whoever runs it finds no row and does nothing.
+// pushMissing pushes those of up to maxBatch jobs that live and Redis does not have to give. A row
+// that is just being deleted may be pushed once more; whoever runs it finds no row and does nothing.
 func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 	lost, err := o.queue.missing(ctx, ids)
 	if err != nil || len(lost) == 0 {
@@ -447,8 +442,9 @@ func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 	if err != nil || len(found) == 0 {
 		return err
 	}
-	jobs := make([]job, len(found))
+	jobs, living := make([]job, len(found)), make([]string, len(found))
 	for i, row := range found {
+		living[i] = row.ID
 		since := row.CreatedAt
 		if row.RunAt.After(since) {
 			since = row.RunAt // it waits from then
@@ -456,6 +452,9 @@ func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 		jobs[i] = job{ID: row.ID, Kind: row.Kind, Priority: row.Priority, Trace: row.Trace, PushedAt: since, RunAt: row.RunAt, Payload: []byte(row.Payload)}
 	}
 	o.log.Info("jobs pushed again", "count", len(jobs))
+	if err := o.queue.reset(ctx, living); err != nil { // those that Redis takes for dead
+		return err
+	}
 	return o.queue.pushAll(ctx, jobs)
 }
 

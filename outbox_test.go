@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 )
 
 // withKind adds a kind of job to a test server.
@@ -154,4 +156,100 @@ func TestACommitWhosePushWasLostIsPushedWithinThreeSeconds(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, 3*time.Second, "the job done", func() bool { return ts.living() == 0 })
+}
+
+func TestWhatRedisForgetsWhileItServesIsPushedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	client, _ := ownRedis(t)
+	ts := newTestServer(t, "REDIS_URL=unix://"+client.(*redis.Client).Options().Addr)
+	ts.withKind(jobKind{name: "noop", run: func(context.Context, job, *pgx.Batch) error { return nil }})
+	for range 20 {
+		ts.enqueue(newJob{kind: "noop", payload: 1, runAt: time.Now().Add(4 * time.Second)})
+	}
+	ts.startWorking()
+	q := ts.outbox.queue
+	eventually(t, 10*time.Second, "they wait, and are too old for the look at young ones", func() bool {
+		young, err := queryAll[jobID](t.Context(), ts.db, youngJobIDsSQL, relayEvery+2*pushGrace, time.Duration(0), uuid{})
+		return err == nil && len(young) == 0 && has(t, q) == [5]int64{0, 0, 20, 0, 20}
+	})
+	if err := client.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, sweepEvery/2, "all jobs done", func() bool { return ts.living() == 0 })
+}
+
+func TestJobsWaitInTheDatabaseWhileRedisIsFull(t *testing.T) {
+	t.Parallel()
+	client, _ := ownRedis(t)
+	ts := newTestServer(t, "REDIS_URL=unix://"+client.(*redis.Client).Options().Addr)
+	ts.withKind(jobKind{name: "noop", run: func(context.Context, job, *pgx.Batch) error { return nil }})
+	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	ts.startWorking()
+	for range 20 {
+		ts.enqueue(newJob{kind: "noop", payload: 1})
+	}
+	eventually(t, 10*time.Second, "the relay is refused", func() bool { return strings.Contains(ts.log.grep("relay paused"), "OOM") })
+	ts.outbox.pushing.Wait()
+	if n := ts.living(); n != 20 {
+		t.Errorf("%d jobs wait, want 20", n)
+	}
+	if err := client.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "all jobs done", func() bool { return ts.living() == 0 })
+}
+
+// A replica that was behind when it took over has a job among its dead that an operator has revived.
+func TestALivingJobThatRedisTakesForDeadIsPushedAgain(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ts.withKind(jobKind{name: "noop", run: func(context.Context, job, *pgx.Batch) error { return nil }})
+	q := ts.outbox.queue
+	revived := ts.enqueue(newJob{kind: "noop", payload: 1})
+	poisoned := ts.enqueue(newJob{kind: "noop", payload: 1})
+	ts.outbox.pushing.Wait()
+	r := rig(t, q, 2)
+	r.takes(2)
+	r.ends(revived, ending{mode: "dead", err: "x"})
+	r.ends(poisoned, ending{mode: "dead", err: "x"})
+	r.step(t.Context(), 0)
+	q.redis.RPush(t.Context(), q.prefix+"poisoned", poisoned) // the row does not know yet
+	ts.startWorking()
+	eventually(t, 10*time.Second, "one is done, the other dead in its row too", func() bool {
+		n, err := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM jobs WHERE id = $1 AND dead_at IS NOT NULL`, poisoned)
+		return err == nil && n == 1 && ts.living() == 1
+	})
+	wantHas(t, q, [5]int64{0, 0, 0, 1, 1})
+}
+
+func TestErrorsAndPayloadsOfAnyBytesAreKeptAsText(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	var got atomic.Value
+	ts.withKind(jobKind{name: "odd", run: func(_ context.Context, j job, _ *pgx.Batch) error {
+		got.Store(string(j.Payload))
+		return permanent(errors.New("bad \x00 \xff byte\r\n<b>" + strings.Repeat("é", maxErrorText)))
+	}})
+	ts.startWorking()
+	id := ts.enqueue(newJob{kind: "odd", payload: "a\xffb\u2028\n \r\x01"})
+	eventually(t, 5*time.Second, "it is dead", func() bool {
+		text, err := queryValue[string](t.Context(), ts.db, `SELECT error FROM jobs WHERE id = $1 AND dead_at IS NOT NULL`, id)
+		return err == nil && strings.HasPrefix(text, "bad   byte\r\n<b>éé") && len(text) <= maxErrorText
+	})
+	if text := got.Load(); text != `"a\ufffdb\u2028\n \r\u0001"` {
+		t.Errorf("the payload came as %s", text)
+	}
+	b := &pgx.Batch{}
+	b.Queue(setPausedSQL, "other", true)
+	if _, err := queueJob(b, newJob{kind: "odd", payload: "a\x00b"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := ts.db.send(t.Context(), b); err == nil || ts.living() != 1 { // PostgreSQL has no NUL in texts
+		t.Errorf("got %v, and %d jobs", err, ts.living())
+	}
+	if n, err := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM queues`); err != nil || n != 0 {
+		t.Errorf("%d other changes of the batch were kept, %v", n, err)
+	}
 }

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // program builds this program as it is shipped, once for all tests.
@@ -347,6 +349,8 @@ func TestCommandsOfTheProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	client, _ := ownRedis(t, "--maxmemory-policy", "allkeys-lru")
+	evicting := "unix://" + client.(*redis.Client).Options().Addr
 	p := launch(t, env)
 	running := "LISTEN_ADDR=" + strings.TrimPrefix(p.http.URL, "http://")
 
@@ -365,6 +369,7 @@ func TestCommandsOfTheProgram(t *testing.T) {
 		{"an unknown flag", nil, "", []string{"-port=1"}, 1, "-port"},
 		{"no settings", nil, "", nil, 1, "taskflow: DATABASE_URL must be set, such as postgres://user:password@host:5432/taskflow\ntaskflow: REDIS_URL must be set"},
 		{"a port in use", append(env, "LISTEN_ADDR="+taken.Addr().String()), "", nil, 1, "address already in use; set LISTEN_ADDR to another address"},
+		{"a Redis that evicts", append(env, "REDIS_URL="+evicting), "", nil, 1, "taskflow: Redis would evict jobs when it is full: set maxmemory-policy to noeviction (it is allkeys-lru)"},
 		{"a healthy service", []string{running}, "", []string{"healthcheck"}, 0, ""},
 		{"no service", []string{"LISTEN_ADDR=127.0.0.1:1"}, "", []string{"healthcheck"}, 1, "taskflow: health check: "},
 		{"migrate", env, "", []string{"migrate"}, 0, ""},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -87,6 +88,15 @@ func newQueue(client redis.UniversalClient, space, name string) *queue {
 	return q
 }
 
+// run runs a script on the queue.
+func (q *queue) run(ctx context.Context, script *redis.Script, args ...any) *redis.Cmd {
+	return script.Run(ctx, q.redis, q.keys(), args...)
+}
+
+// keys are what scripts are called with. The second, which there never is, has a Cluster that moves
+// the slot's keys one by one to another node hold off scripts (TRYAGAIN) until it has moved them all.
+func (q *queue) keys() []string { return []string{q.prefix, q.prefix + "none"} }
+
 // push adds a job unless the queue has its id. Pushes of many goroutines share round trips.
 func (q *queue) push(ctx context.Context, j job) error {
 	if err := q.check(j); err != nil {
@@ -122,29 +132,29 @@ func (q *queue) pushAll(ctx context.Context, jobs []job) error {
 		}
 		args = append(args, j.ID, j.Priority, at, j.envelope())
 	}
-	if err := pushScript.Run(ctx, q.redis, []string{q.prefix}, args...).Err(); err != nil {
+	if err := q.run(ctx, pushScript, args...).Err(); err != nil {
 		return fmt.Errorf("push %d jobs to %s: %w", len(jobs), q.name, err)
 	}
 	return nil
 }
 
-// missing tells which of up to maxBatch ids the queue does not have.
+// missing tells which of up to maxBatch jobs that live in the database the queue does not have, or
+// takes for dead.
 func (q *queue) missing(ctx context.Context, ids []string) ([]string, error) {
-	pipe := q.redis.Pipeline()
-	found := make([]*redis.BoolCmd, len(ids))
-	for i, id := range ids {
-		found[i] = pipe.HExists(ctx, q.prefix+"jobs", id)
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	missing, err := q.run(ctx, missingScript, anys(ids)...).StringSlice()
+	if err != nil {
 		return nil, fmt.Errorf("compare jobs of %s: %w", q.name, err)
 	}
-	var out []string
-	for i, id := range ids {
-		if !found[i].Val() {
-			out = append(out, id)
-		}
+	return missing, nil
+}
+
+// anys are texts as arguments of a script.
+func anys(texts []string) []any {
+	out := make([]any, len(texts))
+	for i, text := range texts {
+		out[i] = text
 	}
-	return out, nil
+	return out
 }
 
 // reset forgets dead and delayed jobs, so that pushing them has them run with all their attempts
@@ -161,11 +171,7 @@ func (q *queue) remove(ctx context.Context, ids []string) error {
 // each runs a script over ids in chunks.
 func (q *queue) each(ctx context.Context, script *redis.Script, ids []string) error {
 	for chunk := range slices.Chunk(ids, maxBatch) {
-		args := make([]any, len(chunk))
-		for i, id := range chunk {
-			args[i] = id
-		}
-		if err := script.Run(ctx, q.redis, []string{q.prefix}, args...).Err(); err != nil {
+		if err := q.run(ctx, script, anys(chunk)...).Err(); err != nil {
 			return fmt.Errorf("change %d jobs of %s: %w", len(chunk), q.name, err)
 		}
 	}
@@ -212,6 +218,7 @@ type workerState struct {
 func (q *queue) state(ctx context.Context) (queueState, error) {
 	out := queueState{Name: q.name, Ready: make([]int64, priorities), Workers: []workerState{}, runningJobs: map[string]string{}}
 	pipe := q.redis.Pipeline()
+	clock := pipe.Eval(ctx, clockLua, q.keys())
 	var ready [priorities]*redis.IntCmd
 	var heads [priorities]*redis.StringCmd
 	for p := range priorities {
@@ -219,10 +226,15 @@ func (q *queue) state(ctx context.Context) (queueState, error) {
 		heads[p] = pipe.LIndex(ctx, q.prefix+"ready:"+strconv.Itoa(p), 0)
 	}
 	paused, later, dead := pipe.Exists(ctx, q.prefix+"paused"), pipe.ZCard(ctx, q.prefix+"later"), pipe.ZCard(ctx, q.prefix+"dead")
-	workers, now := pipe.ZRangeWithScores(ctx, q.prefix+"workers", 0, -1), pipe.Time(ctx)
+	workers := pipe.ZRangeWithScores(ctx, q.prefix+"workers", 0, -1)
 	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return out, fmt.Errorf("look at queue %s: %w", q.name, err)
 	}
+	ms, err := clock.Int64()
+	if err != nil {
+		return out, fmt.Errorf("ask the time of queue %s: %w", q.name, err)
+	}
+	now := time.UnixMilli(ms)
 	out.Paused, out.Scheduled, out.Dead = paused.Val() == 1, later.Val(), dead.Val()
 
 	pipe = q.redis.Pipeline()
@@ -235,7 +247,7 @@ func (q *queue) state(ctx context.Context) (queueState, error) {
 	for i, w := range workers.Val() {
 		held[i] = pipe.HKeys(ctx, fmt.Sprint(q.prefix, "run:", w.Member))
 	}
-	minute := now.Val().Unix() / 60
+	minute := now.Unix() / 60
 	var minutes []*redis.MapStringStringCmd
 	for m := minute - 5; m < minute; m++ {
 		minutes = append(minutes, pipe.HGetAll(ctx, q.prefix+"stats:"+strconv.FormatInt(m, 10)))
@@ -245,12 +257,12 @@ func (q *queue) state(ctx context.Context) (queueState, error) {
 	}
 	for p := range priorities {
 		if j, err := openEnvelope("", texts[p].Val(), 0); err == nil {
-			out.OldestMs = max(out.OldestMs, now.Val().Sub(j.PushedAt).Milliseconds())
+			out.OldestMs = max(out.OldestMs, now.Sub(j.PushedAt).Milliseconds())
 		}
 	}
 	for i, w := range workers.Val() {
 		id := fmt.Sprint(w.Member)
-		age := workerExpiry.Milliseconds() - (int64(w.Score) - now.Val().UnixMilli())
+		age := workerExpiry.Milliseconds() - (int64(w.Score) - ms)
 		out.Workers = append(out.Workers, workerState{id, max(0, age), int64(len(held[i].Val()))})
 		out.Running += int64(len(held[i].Val()))
 		for _, job := range held[i].Val() {
@@ -295,13 +307,37 @@ type wrongRedisError struct{ reason string }
 
 func (e *wrongRedisError) Error() string { return e.reason }
 
-// checkRedis looks at what Redis is and how it is set up. The warning is about what costs only
-// time: without a log of its own, Redis forgets everything at a restart and is filled again.
+// checkRedis looks at what Redis is and how it is set up, on every master of a Cluster. The warning
+// is about what costs only time.
 func (q *queue) checkRedis(ctx context.Context) (warning string, err error) {
-	text, err := q.redis.Info(ctx, "server", "memory", "persistence").Result()
-	if err != nil {
-		return "", fmt.Errorf("look at Redis: %w", err)
+	var mu sync.Mutex
+	_, cluster := q.redis.(*redis.ClusterClient)
+	err = eachMaster(ctx, q.redis, func(ctx context.Context, master *redis.Client) error {
+		info, err := master.Info(ctx).Result()
+		if err != nil {
+			return fmt.Errorf("look at Redis: %w", err)
+		}
+		said, err := judgeRedis(info, cluster)
+		if err != nil && cluster {
+			err = fmt.Errorf("%s: %w", master.Options().Addr, err)
+		}
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		warning = said
+		return nil
+	})
+	if cluster && err != nil && strings.Contains(err.Error(), "cluster support disabled") {
+		err = &wrongRedisError{"Redis is no Cluster: give REDIS_URL one address"}
 	}
+	return warning, err
+}
+
+// judgeRedis reads the answer to INFO. Without a log of its own, Redis forgets everything at a
+// restart and is filled again.
+func judgeRedis(text string, cluster bool) (warning string, err error) {
 	info := map[string]string{}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
@@ -314,6 +350,9 @@ func (q *queue) checkRedis(ctx context.Context) (warning string, err error) {
 	}
 	if policy := info["maxmemory_policy"]; policy != "noeviction" {
 		return "", &wrongRedisError{"Redis would evict jobs when it is full: set maxmemory-policy to noeviction (it is " + policy + ")"}
+	}
+	if info["redis_mode"] == "cluster" && !cluster {
+		return "", &wrongRedisError{"Redis is a node of a Cluster: give REDIS_URL the addresses of several nodes with commas between them, or the same one twice"}
 	}
 	if info["aof_enabled"] == "0" {
 		warning = "Redis keeps no append-only file: after its restart jobs are pushed again from the database; set appendonly yes to spare that"

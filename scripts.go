@@ -3,7 +3,8 @@ package main
 import "github.com/redis/go-redis/v9"
 
 // The queue engine knows Redis and nothing of what jobs do. Everything of one queue lives under one
-// hash tag, tf:{queue}:, so that a Redis Cluster keeps it in one slot:
+// hash tag, tf:{queue}:, so that a Redis Cluster keeps it in one slot. Scripts make their keys of this
+// prefix:
 //
 //	ready:<p>   LIST of ids waiting at priority p; pushed at the tail, taken at the head
 //	jobs        HASH id → envelope, for every job the queue has
@@ -101,8 +102,13 @@ for _ = 1, count() do
 		if mode == 'dead' then
 			redis.call('ZADD', q .. 'dead', now, id)
 			redis.call('SREM', q .. 'cancel', id)
-			local old = redis.call('ZRANGE', q .. 'dead', 0, -10001)
-			if #old == 0 then old = redis.call('ZRANGEBYSCORE', q .. 'dead', '-inf', now - 7776000000, 'LIMIT', 0, 256) end
+			local over = redis.call('ZCARD', q .. 'dead') - 10000
+			local old
+			if over > 0 then
+				old = redis.call('ZRANGE', q .. 'dead', 0, math.min(over, 256) - 1)
+			else
+				old = redis.call('ZRANGEBYSCORE', q .. 'dead', '-inf', now - 7776000000, 'LIMIT', 0, 256)
+			end
 			if #old > 0 then
 				redis.call('ZREM', q .. 'dead', unpack(old))
 				forget(old)
@@ -220,6 +226,32 @@ end
 if moved > 0 then redis.call('RPUSH', q .. 'wake', '1') end
 return moved`)
 
+// leaveScript takes a worker that stops off the list and gives back what it holds, to the head: also
+// jobs that it does not know of, as the answer that had them was lost. ARGV: worker. Returns how many.
+var leaveScript = redis.NewScript(`
+local q, w = KEYS[1], ARGV[1]
+local run = q .. 'run:' .. w
+local held = redis.call('HGETALL', run)
+redis.call('DEL', run)
+redis.call('ZREM', q .. 'workers', w)
+for k = 1, #held, 2 do redis.call('LPUSH', q .. 'ready:' .. held[k + 1], held[k]) end
+if #held > 0 then redis.call('RPUSH', q .. 'wake', '1') end
+return #held / 2`)
+
+// missingScript tells which jobs that live in the database the queue does not have to give: those
+// without a text, and those among the dead, from where an operator revived them when a server was
+// behind that has since taken over. Poisoned ones are left out, which the database may still have to
+// hear of. ARGV: ids. Returns ids.
+var missingScript = redis.NewScript(`
+local q, missing = KEYS[1], {}
+for _, id in ipairs(ARGV) do
+	if redis.call('HEXISTS', q .. 'jobs', id) == 0
+		or redis.call('ZSCORE', q .. 'dead', id) and not redis.call('LPOS', q .. 'poisoned', id) then
+		table.insert(missing, id)
+	end
+end
+return missing`)
+
 // resetScript forgets dead and delayed jobs, so that they can be pushed anew. Their failed attempts
 // are kept to be read, but count no more. ARGV: ids. Returns how many.
 var resetScript = redis.NewScript(`
@@ -255,3 +287,17 @@ for _, id in ipairs(ARGV) do
 	end
 end
 return #ARGV`)
+
+// epochScript names the present life of the queue's data: by a name kept among them, and by the
+// server that has them. Where it would be first, as after a flush, ARGV is the name.
+var epochScript = redis.NewScript(`
+local q = KEYS[1]
+local name = redis.call('GET', q .. 'epoch')
+if not name then
+	name = ARGV[1]
+	redis.call('SET', q .. 'epoch', name)
+end
+return name .. ' ' .. (string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or '')`)
+
+// clockLua asks the time of the server that has the queue: TIME itself may go to any of a Cluster.
+const clockLua = `local t = redis.call('TIME') return t[1] * 1000 + math.floor(t[2] / 1000)`

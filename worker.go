@@ -104,6 +104,7 @@ type worker struct {
 	lastReap time.Time
 	due      time.Time // of the first delayed job
 	more     bool      // the last step filled its want
+	leaving  bool      // starts nothing more
 }
 
 // heldJob is a job this process may end.
@@ -315,7 +316,7 @@ func (w *worker) step(ctx context.Context, want int) {
 	if len(telling) > maxBatch {
 		telling = telling[:maxBatch]
 	}
-	reply, err := stepScript.Run(ctx, w.q.redis, []string{w.q.prefix}, w.stepArgs(telling, want)...).Slice()
+	reply, err := w.q.run(ctx, stepScript, w.stepArgs(telling, want)...).Slice()
 	if err != nil {
 		w.stumble(ctx, err)
 		return
@@ -434,7 +435,7 @@ func (w *worker) receive(ctx context.Context, reply []any, want int) {
 		w.hold(taken[i].(string), taken[i+1].(string), taken[i+2].(string))
 	}
 	held, _ := reply[3].(int64)
-	if int(held) > len(w.held)+len(w.ended) { // more than this process knows of: a reply was lost
+	if int(held) > len(w.held)+len(w.ended) && !w.leaving { // more than this process knows of: a reply was lost
 		w.recover(ctx)
 	}
 }
@@ -515,6 +516,7 @@ func (w *worker) abandon() {
 
 // stop gives back what has not started, waits for what has, cancels, and gives back the rest.
 func (w *worker) stop(patience time.Duration) {
+	w.leaving = true
 	for _, j := range w.waiting {
 		w.finish(j, ending{mode: "release"})
 	}
@@ -524,9 +526,6 @@ func (w *worker) stop(patience time.Duration) {
 		j.cancel(errStopping)
 	}
 	w.drain(2 * time.Second)
-	for _, j := range w.held {
-		w.finish(j, ending{mode: "release"})
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	for range 8 {
@@ -535,7 +534,7 @@ func (w *worker) stop(patience time.Duration) {
 			break
 		}
 	}
-	if err := w.q.redis.ZRem(ctx, w.q.prefix+"workers", w.id).Err(); err != nil {
+	if err := w.q.run(ctx, leaveScript, w.id).Err(); err != nil {
 		w.report(fmt.Errorf("take leave of queue %s: %w", w.q.name, err))
 	}
 }
@@ -563,7 +562,7 @@ func (w *worker) drain(patience time.Duration) {
 // reap gives back the jobs of workers that stopped beating.
 func (q *queue) reap(ctx context.Context) error {
 	line, _ := json.Marshal(tryLine{At: timestamp{time.Now()}, Error: "three worker processes died while they held this job"})
-	if err := reapScript.Run(ctx, q.redis, []string{q.prefix}, string(line)).Err(); err != nil {
+	if err := q.run(ctx, reapScript, string(line)).Err(); err != nil {
 		return fmt.Errorf("reap dead workers of %s: %w", q.name, err)
 	}
 	return nil

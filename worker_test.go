@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,10 +77,10 @@ func (r *rigged) ends(id string, e ending) {
 	})
 }
 
-// dies makes the queue believe that the worker has been silent for too long.
+// dies makes the queue believe that the worker has been silent for too long, if it knows it.
 func (r *rigged) dies() {
 	r.t.Helper()
-	if err := r.q.redis.ZAdd(r.t.Context(), r.q.prefix+"workers", redis.Z{Score: 1, Member: r.id}).Err(); err != nil {
+	if err := r.q.redis.ZAddXX(r.t.Context(), r.q.prefix+"workers", redis.Z{Score: 1, Member: r.id}).Err(); err != nil {
 		r.t.Fatal(err)
 	}
 	if err := r.q.reap(r.t.Context()); err != nil {
@@ -185,12 +186,92 @@ func TestAClaimWhoseReplyWasLostIsRecovered(t *testing.T) {
 	r := rig(t, q, 4)
 	r.takes(0)
 	// The server does the step, the answer never arrives.
-	if err := stepScript.Run(t.Context(), q.redis, []string{q.prefix}, r.stepArgs(nil, 2)...).Err(); err != nil {
+	if err := q.run(t.Context(), stepScript, r.stepArgs(nil, 2)...).Err(); err != nil {
 		t.Fatal(err)
 	}
 	wantHas(t, q, [5]int64{0, 2, 0, 0, 2})
 	if n := r.takes(1); n != 2 {
 		t.Errorf("runs %d of the 2 lost jobs", n)
+	}
+}
+
+func TestAWorkerThatStopsGivesBackAlsoWhatItDoesNotKnowOf(t *testing.T) {
+	t.Parallel()
+	q := newTestQueue(t)
+	give(t, q, "a", "b", "c")
+	r := rig(t, q, 4)
+	r.takes(1)
+	r.ends("a", done)
+	if err := q.run(t.Context(), stepScript, r.stepArgs(nil, 1)...).Err(); err != nil { // the answer never arrives
+		t.Fatal(err)
+	}
+	r.stop(0)
+	wantHas(t, q, [5]int64{2, 0, 0, 0, 2})
+	if len(r.running) != 0 || q.redis.ZCard(t.Context(), q.prefix+"workers").Val() != 0 {
+		t.Errorf("runs %d jobs, or is still registered", len(r.running))
+	}
+}
+
+func TestAWorkerThatLostTouchStopsItsHandlersBeforeOthersRunTheirJobs(t *testing.T) {
+	t.Parallel()
+	client, server := ownRedis(t)
+	q := newQueue(client, "t", "default")
+	give(t, q, "a")
+	running := make(chan context.Context, 1)
+	w := newWorker(q, 1, func(string) time.Duration { return time.Minute }, func(ctx context.Context, _ job, _ func(ending)) {
+		running <- ctx
+		<-ctx.Done()
+	}, func(error) {})
+	w.step(t.Context(), 1)
+	ctx, id := <-running, w.id
+	server.Process.Kill()
+	w.step(t.Context(), 0)
+	if ctx.Err() != nil {
+		t.Fatal("one bad beat stops a handler")
+	}
+	w.lastBeat = time.Now().Add(-workerBlind) // so long without a good one
+	w.step(t.Context(), 0)
+	if !errors.Is(context.Cause(ctx), errLeaseLost) || len(w.held) != 0 || w.id == id {
+		t.Errorf("the handler goes on (%v), or the worker with %d jobs", context.Cause(ctx), len(w.held))
+	}
+	if workerBlind >= workerExpiry {
+		t.Error("others may be given its jobs before it stops them")
+	}
+}
+
+func TestTheClocksOfWorkersDoNotMatter(t *testing.T) {
+	t.Parallel()
+	q := newTestQueue(t)
+	give(t, q, "a", "b")
+	right := rig(t, q, 1)
+	right.takes(1)
+	synctest.Test(t, func(t *testing.T) { // here it is the year 2000
+		late := newTestQueue(t)
+		late.prefix = q.prefix
+		r := rig(t, late, 2)
+		r.takes(2)
+		r.ends("b", ending{mode: "retry", after: time.Hour, err: "x"})
+		give(t, late, "c")
+		r.takes(2)
+		if err := late.reap(t.Context()); err != nil { // takes nobody for dead
+			t.Fatal(err)
+		}
+		if wait := time.Until(r.due); wait < 59*time.Minute || wait > time.Hour {
+			t.Errorf("the delayed job is due in %v, want an hour", wait)
+		}
+	})
+	if err := q.reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantHas(t, q, [5]int64{0, 2, 1, 0, 3})
+	state, err := q.state(t.Context())
+	if err != nil || len(state.Workers) != 2 {
+		t.Fatalf("%d workers, %v", len(state.Workers), err)
+	}
+	for _, w := range state.Workers {
+		if w.BeatAgeMs > 10_000 {
+			t.Errorf("%s beat %d ms ago", w.ID, w.BeatAgeMs)
+		}
 	}
 }
 
@@ -343,22 +424,30 @@ func TestForgottenScriptsAreSentAgain(t *testing.T) {
 func TestTheDeadAreBounded(t *testing.T) {
 	t.Parallel()
 	q := newTestQueue(t)
-	pipe := q.redis.Pipeline()
-	for i := range 10_005 {
-		id := fmt.Sprint("old", i)
-		pipe.ZAdd(t.Context(), q.prefix+"dead", redis.Z{Score: float64(time.Now().UnixMilli()), Member: id})
-		pipe.HSet(t.Context(), q.prefix+"jobs", id, "2 k  1\n{}")
+	fill := func(n int64) {
+		pipe := q.redis.Pipeline()
+		for range n {
+			id := newUUID().String()
+			pipe.ZAdd(t.Context(), q.prefix+"dead", redis.Z{Score: float64(time.Now().UnixMilli()), Member: id})
+			pipe.HSet(t.Context(), q.prefix+"jobs", id, "2 k  1\n{}")
+		}
+		if _, err := pipe.Exec(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := pipe.Exec(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	give(t, q, "a")
 	r := rig(t, q, 1)
-	r.takes(1)
-	r.ends("a", ending{mode: "dead", err: "x"})
-	r.step(t.Context(), 0)
-	if got := has(t, q); got[3] != 10_000 || got[4] != 10_000 {
-		t.Errorf("got %v, want 10 000 dead and as many texts", got)
+	for _, test := range []struct {
+		id         string
+		have, left int64
+	}{{"a", 10_005, 10_000}, {"b", 19_000, 19_001 - maxBatch}} { // the more are forgotten bit by bit
+		fill(test.have - q.redis.ZCard(t.Context(), q.prefix+"dead").Val())
+		give(t, q, test.id)
+		r.takes(1)
+		r.ends(test.id, ending{mode: "dead", err: "x"})
+		r.step(t.Context(), 0)
+		if got := has(t, q); got[3] != test.left || got[4] != test.left || len(r.errs) > 0 {
+			t.Errorf("of %d: got %v, %v; want %d dead and as many texts", test.have, got, r.errs, test.left)
+		}
 	}
 }
 
@@ -413,9 +502,13 @@ func TestJobsEndWhenRedisIsFull(t *testing.T) {
 	t.Parallel()
 	client, _ := ownRedis(t)
 	q := newQueue(client, "t", "default")
-	give(t, q, "a", "b", "c")
-	r := rig(t, q, 3)
+	give(t, q, "a", "b", "c", "d")
+	dying, r := rig(t, q, 1), rig(t, q, 3)
 	r.takes(3)
+	dying.takes(1)
+	if err := client.ZAdd(t.Context(), q.prefix+"workers", redis.Z{Score: 1, Member: dying.id}).Err(); err != nil {
+		t.Fatal(err)
+	}
 	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -426,10 +519,17 @@ func TestJobsEndWhenRedisIsFull(t *testing.T) {
 	r.ends("b", ending{mode: "retry", after: time.Hour, err: "x"})
 	r.ends("c", ending{mode: "dead", err: "x"})
 	r.step(t.Context(), 0)
+	if err := q.reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantHas(t, q, [5]int64{1, 0, 1, 1, 3})
+	r.takes(1)
+	r.ends("d", ending{mode: "release"})
+	r.stop(0)
 	if len(r.errs) > 0 {
 		t.Fatalf("step: %v", r.errs)
 	}
-	wantHas(t, q, [5]int64{0, 0, 1, 1, 2})
+	wantHas(t, q, [5]int64{1, 0, 1, 1, 3})
 }
 
 func TestAReplicaIsWaitedOutAndNothingIsLost(t *testing.T) {
@@ -475,6 +575,27 @@ func runFor(t *testing.T, q *queue, slots int, timeout time.Duration, handle fun
 	stop = func() { cancel(); <-ended }
 	t.Cleanup(stop)
 	return stop
+}
+
+func TestAnIdleWorkerStopsAtOnceThoughItsPopBlocks(t *testing.T) {
+	t.Parallel()
+	q := newTestQueue(t)
+	stop := runFor(t, q, 1, time.Minute, func(_ context.Context, _ job, end func(ending)) { end(done) })
+	blocked := func() bool {
+		clients, err := q.redis.Do(t.Context(), "CLIENT", "LIST", "TYPE", "normal").Text()
+		return err == nil && strings.Contains(clients, "cmd=blpop")
+	}
+	eventually(t, 5*time.Second, "it waits for a token", blocked)
+	started := time.Now()
+	stop()
+	if took := time.Since(started); took > idleWait+3*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	give(t, q, "a") // nobody is left to take the token
+	if n := q.redis.LLen(t.Context(), q.prefix+"wake").Val(); n == 0 {
+		t.Error("the stopped worker still takes tokens")
+	}
+	wantHas(t, q, [5]int64{1, 0, 0, 0, 1})
 }
 
 func TestAPanicIsAFailureWithItsStack(t *testing.T) {
