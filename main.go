@@ -262,6 +262,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		config: cfg, log: log, db: db, redis: redis.NewClient(options),
 		keys:        newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing:     make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		hashWait:    hashingPatience,
 		subscribers: subscriptions,
 	}
 	s.makeLimits()
