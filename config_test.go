@@ -207,7 +207,7 @@ func TestSettingsOfTheWayIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := fmt.Sprint(c.proxies, c.corsOrigins, c.rateLimit, c.authRateLimit, c.publicURL); got !=
-		"[10.0.0.0/8 192.0.2.1/32 fd00::/8 ::1/128] [https://app.example.org http://localhost:3000 http://[::1]:3000] {5000 1h0m0s} {0 0s}https://localhost:8080" {
+		"[10.0.0.0/8 192.0.2.1/32 fd00::/8 ::1/128] [https://app.example.org http://localhost:3000 http://[::1]:3000] {5000 3600000000000} {0 0}https://localhost:8080" {
 		t.Errorf("got %s", got)
 	}
 	env = production()

@@ -181,6 +181,7 @@ func TestGuessesWithoutAnAnswerDoNotCount(t *testing.T) {
 		ts.anonymous().post(loginPath, right).problem(503, "unavailable")
 	}
 	p.set(func() { p.down = false })
+	ts.hashWait = hashingPatience
 	for range cap(ts.hashing) {
 		ts.hashing <- struct{}{}
 	}
@@ -198,6 +199,7 @@ func TestManySignInsAtOnceLeaveTheOthersAlone(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t, "BCRYPT_COST=10", "DATABASE_MAX_CONNS=8")
 	ada := ts.signUp("Ada")
+	ts.hashWait = hashingPatience
 	body := jsonOf(credentials{ada.email, testPassword})
 	reads := 0
 	done := make(chan []*answer)

@@ -277,6 +277,7 @@ func TestPasswordsWaitForASlot(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	ada := ts.signUp("Ada")
+	ts.hashWait = hashingPatience
 	for range cap(ts.hashing) {
 		ts.hashing <- struct{}{}
 	}

@@ -272,9 +272,10 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	s := &server{
 		config: cfg, log: log, db: db, redis: client,
-		keys:    newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
-		hashing: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
-		mail:    newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
+		keys:     newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
+		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
+		hashWait: hashingPatience,
+		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 	}
 	s.subscribers = s.subscriptions
 	if cfg.cache {

@@ -142,7 +142,8 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 		t.Fatal(err)
 	}
 	ts.cache.join(t.Context())
-	ts.guesses.pair.patience = testPatience // of all limits: a Redis of a busy machine is not away
+	ts.hashWait = testPatience              // on a busy machine
+	ts.guesses.pair.patience = testPatience // of all limits: its Redis is not away
 	ts.http = httptest.NewUnstartedServer(nil)
 	ts.http.Config = newWeb(ts.handler(), ts.server.log)
 	ts.http.Start()

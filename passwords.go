@@ -202,7 +202,7 @@ func (s *server) hashSlot(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(hashingPatience):
+	case <-time.After(s.hashWait):
 		return tooManyHashes()
 	}
 }

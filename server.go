@@ -4,22 +4,24 @@ import (
 	"context"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
 // server is what every handler hangs on: the stores and the settings of one process.
 type server struct {
-	config  config
-	log     *slog.Logger
-	db      *database
-	redis   redis.UniversalClient
-	keys    *keyring      // signs tokens and cursors
-	hashing chan struct{} // one slot for each password hash that may run at once
-	waiting atomic.Int64  // hashes that wait for a slot
-	outbox  *outbox
-	cache   *cache // nil: off
-	mail    *mailer
+	config   config
+	log      *slog.Logger
+	db       *database
+	redis    redis.UniversalClient
+	keys     *keyring      // signs tokens and cursors
+	hashing  chan struct{} // one slot for each password hash that may run at once
+	waiting  atomic.Int64  // hashes that wait for a slot
+	hashWait time.Duration // how long one waits
+	outbox   *outbox
+	cache    *cache // nil: off
+	mail     *mailer
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
