@@ -50,8 +50,8 @@ return added`)
 
 // stepScript is a worker's whole traffic, one round trip for many jobs: it ends what the worker
 // still holds, makes due jobs ready, hands out up to `want` ready ones and renews the worker's time.
-// Ending needs no memory, so it works when Redis is full: after a first write that frees, a script
-// may go on (DEL does for that).
+// It needs little memory, so it works when Redis is full: after a first write that frees, a script may
+// go on (DEL does for that, also in a step that is only a beat).
 //
 // ARGV: worker, 1 if it has beaten before, expiry ms, want, 1 if it holds no suspect,
 // n done…, n × (id, mode, delay ms, try), n × (counter, add), n recent….
@@ -201,7 +201,6 @@ return {'ok', now, first[2] or '0', redis.call('HLEN', run), redis.call('SMEMBER
 // three crashes is dead. ARGV: try line of a crash. Returns the number of jobs moved.
 var reapScript = redis.NewScript(`
 local q = KEYS[1]
-redis.call('DEL', q .. 'none')
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local moved = 0

@@ -195,6 +195,36 @@ func TestAClaimWhoseReplyWasLostIsRecovered(t *testing.T) {
 	}
 }
 
+func TestAStepWhoseReplyWasLostIsRepeatedWithoutHarm(t *testing.T) {
+	t.Parallel()
+	q := newTestQueue(t)
+	give(t, q, "a", "b", "c", "d")
+	r, other := rig(t, q, 4), rig(t, q, 4)
+	r.takes(4)
+	r.ends("a", done)
+	r.ends("b", ending{mode: "retry", after: time.Hour, err: "x"})
+	r.ends("c", ending{mode: "dead", err: "x"})
+	r.ends("d", ending{mode: "release"})
+	step := r.stepArgs(r.ended, 0)
+	if err := q.run(t.Context(), stepScript, step...).Err(); err != nil { // the answer never arrives
+		t.Fatal(err)
+	}
+	wantHas(t, q, [5]int64{1, 0, 1, 1, 3})
+	if err := q.reset(t.Context(), []string{"b", "c"}); err != nil { // meanwhile all run again, elsewhere
+		t.Fatal(err)
+	}
+	give(t, q, "a", "b", "c")
+	other.takes(4)
+	wantHas(t, q, [5]int64{0, 4, 0, 0, 4})
+	if err := q.run(t.Context(), stepScript, step...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	wantHas(t, q, [5]int64{0, 4, 0, 0, 4})
+	if tries, err := q.tries(t.Context(), "b"); err != nil || len(tries) != 1 {
+		t.Errorf("got %d tries, %v, want 1", len(tries), err)
+	}
+}
+
 func TestAWorkerThatStopsGivesBackAlsoWhatItDoesNotKnowOf(t *testing.T) {
 	t.Parallel()
 	q := newTestQueue(t)
@@ -519,6 +549,7 @@ func TestJobsEndWhenRedisIsFull(t *testing.T) {
 	r.ends("b", ending{mode: "retry", after: time.Hour, err: "x"})
 	r.ends("c", ending{mode: "dead", err: "x"})
 	r.step(t.Context(), 0)
+	r.step(t.Context(), 0) // only a beat
 	if err := q.reap(t.Context()); err != nil {
 		t.Fatal(err)
 	}
