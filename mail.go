@@ -175,7 +175,7 @@ func (m *mailer) deliver(ctx context.Context, to string, raw []byte) (err error)
 	step("EHLO", func() error { return client.Hello(domain) })
 	step("STARTTLS", func() error { return m.secure(client) })
 	step("AUTH", func() error { return m.signIn(client) })
-	step("MAIL", func() error { return final(client.Mail(m.from.Address)) })
+	step("MAIL", func() error { return final(announce(client, m.from.Address)) })
 	step("RCPT", func() error { return final(client.Rcpt(to)) })
 	step("DATA", func() error {
 		w, err := client.Data()
@@ -191,6 +191,19 @@ func (m *mailer) deliver(ctx context.Context, to string, raw []byte) (err error)
 		conn.SetDeadline(time.Now().Add(m.patience))
 		client.Quit() // the server has the message, whatever it answers now
 	}
+	return err
+}
+
+// announce says from whom a message comes. net/smtp would ask for SMTPUTF8 wherever that is offered,
+// and then servers further on that do not know it refuse what is all ASCII anyway.
+func announce(client *smtp.Client, from string) error {
+	id, err := client.Text.Cmd("MAIL FROM:<%s>", from)
+	if err != nil {
+		return err
+	}
+	client.Text.StartResponse(id)
+	defer client.Text.EndResponse(id)
+	_, _, err = client.Text.ReadResponse(250)
 	return err
 }
 

@@ -189,7 +189,9 @@ func (ms *mailServer) serve(conn net.Conn) {
 			}
 			say(command, "235 welcome")
 		case "MAIL":
-			from = rest
+			if from = rest; !strings.HasSuffix(from, ">") {
+				ms.t.Errorf("MAIL asks for more than it needs: %s", from)
+			}
 			say(command, "250 ok")
 		case "RCPT":
 			to = rest

@@ -31,15 +31,21 @@ func TestQueuesPageWorksInABrowser(t *testing.T) {
 // databaseOf is the address of the database of the test's service, which dev mode leaves in its data folder.
 func databaseOf(t *testing.T) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(filepath.Dir(t.TempDir()), "*", "data", "database_url"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("%d services have a database_url, want one (%v)", len(files), err)
-	}
-	text, err := os.ReadFile(files[0])
+	text, err := os.ReadFile(databaseFile(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(text))
+}
+
+// databaseFile is where that address stands, in the data folder.
+func databaseFile(t *testing.T) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(t.TempDir()), "*", "data", "database_url"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%d services have a database_url, want one (%v)", len(files), err)
+	}
+	return files[0]
 }
 
 // psql is the path of PostgreSQL's client, which comes with the server.

@@ -37,7 +37,7 @@ function need(form, name, needed) {
 
 function show(id) {
   for (const part of document.querySelectorAll("main > *")) part.hidden = part.id !== id;
-  byId(id).querySelector("input:not([type=checkbox]), h1").focus();
+  (byId(id).querySelector("input:not([type=checkbox], :disabled)") ?? byId(id).querySelector("h1")).focus();
 }
 
 for (const form of document.forms) {
@@ -50,7 +50,6 @@ for (const form of document.forms) {
       byId("done").querySelector("p").textContent = await uses[form.id](Object.fromEntries(new FormData(form)));
       history.replaceState(null, "", location.pathname); // the token is used up
       show("done");
-      byId("done").querySelector("h1").focus();
     } catch (error) {
       problem.textContent = error.message;
       if (error.code === "totp_required") {
