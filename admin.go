@@ -118,7 +118,7 @@ func newAdminServer(ctx context.Context, cfg config) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{config: cfg, db: db, log: slog.New(slog.DiscardHandler), hashing: make(chan struct{}, 1)}
+	s := &server{config: cfg, db: db, log: slog.New(slog.DiscardHandler), hashing: make(chan struct{}, 1), hashWait: hashingPatience}
 	db.changed = func(scopes []uuid) { s.told = append(s.told, scopes...) }
 	return s, nil
 }

@@ -73,7 +73,7 @@ type cache struct {
 	entries map[key]*lru.Element // of *entry
 	order   lru.List             // the one used last in front
 	size    int                  // bytes
-	filling map[filling]chan struct{}
+	filling map[filling]*made
 	homes   map[string]uuid // project of a task by its id or ref; a hint, which the entry proves
 }
 
@@ -87,7 +87,7 @@ func openCache(address, space string, log *slog.Logger) (*cache, error) {
 	_, lease.manyNodes = lease.redis.(*redis.ClusterClient)
 	c := &cache{
 		redis: lease.redis, space: space, lease: lease, sharing: make(chan entry, 1024),
-		tokens: map[uuid]string{}, entries: map[key]*lru.Element{}, filling: map[filling]chan struct{}{}, homes: map[string]uuid{},
+		tokens: map[uuid]string{}, entries: map[key]*lru.Element{}, filling: map[filling]*made{}, homes: map[string]uuid{},
 	}
 	c.looks = newBatcher(maxRound, c.fetch)
 	c.raises = newBatcher(maxRound, c.publish)
@@ -160,7 +160,7 @@ func (c *cache) look(ctx context.Context, keys ...key) *sight {
 		limited, cancel := context.WithTimeout(ctx, lookLimit)
 		defer cancel()
 		found := &sight{standing: s.standing, keys: keys, tokens: make([]string, len(keys)), bodies: make([][]byte, len(keys))}
-		if err := c.looks.do(limited, found); err == nil && c.stillTrusted(s.standing, now) {
+		if err := c.looks.do(limited, found); err == nil && c.stillTrusted(s.standing) {
 			s = found
 		}
 	}
@@ -174,8 +174,8 @@ func (c *cache) look(ctx context.Context, keys ...key) *sight {
 	return s
 }
 
-// stillTrusted tells whether what Redis said since then comes from the Redis of the last good beat.
-func (c *cache) stillTrusted(st *standing, since time.Time) bool {
+// stillTrusted tells whether what Redis said under a standing comes from the Redis of the last good beat.
+func (c *cache) stillTrusted(st *standing) bool {
 	at, now := c.lease.now(), time.Now()
 	return at.generation == st.generation && at.trusted(now) && c.lease.fresh.Load() < at.sent.UnixNano()
 }
@@ -456,25 +456,32 @@ type filling struct {
 	token string
 }
 
-// fill lets one of many requests for the same entry make it. The others wait until it is through,
-// and then look again; wait is closed then, and nil for the one that makes it. All call end.
-func (c *cache) fill(s *sight, i int) (end func(), wait <-chan struct{}) {
+// made tells the requests that wait for an entry how making it went.
+type made struct {
+	through chan struct{} // closed then
+	err     error
+}
+
+// fill lets one of many requests for the same entry make it and call end. The others get what they
+// can wait for, and look again once it is through.
+func (c *cache) fill(s *sight, i int) (end func(error), wait *made) {
 	if c == nil || s.tokens[i] == "" {
-		return func() {}, nil
+		return func(error) {}, nil
 	}
 	f := filling{s.keys[i], s.tokens[i]}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if through, ok := c.filling[f]; ok {
-		return func() {}, through
+	if m, ok := c.filling[f]; ok {
+		return nil, m
 	}
-	through := make(chan struct{})
-	c.filling[f] = through
-	return func() {
+	m := &made{through: make(chan struct{})}
+	c.filling[f] = m
+	return func(err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.filling, f)
-		close(through)
+		m.err = err
+		close(m.through)
 	}, nil
 }
 

@@ -128,9 +128,13 @@ func (s *server) writeDocument(w http.ResponseWriter, r *http.Request, d documen
 	return nil
 }
 
+// maxWaits is how often a request waits for others that make the document, before it reads it itself.
+const maxWaits = 3
+
 // readDocument is the document, if the caller may read it.
-func (s *server) readDocument(ctx context.Context, cl claims, d document) (content, error) {
+func (s *server) readDocument(ctx context.Context, cl claims, d document) (c content, err error) {
 	var sight *sight
+	end := func(error) {}
 	for try := 0; d.project != nil; try++ {
 		keys := []key{{*d.project, "member/" + cl.Subject.String()}, {*d.project, d.name}, cl.key()}
 		if cl.Session == (uuid{}) {
@@ -147,17 +151,35 @@ func (s *server) readDocument(ctx context.Context, cl claims, d document) (conte
 			}
 			return readContent(sight.bodies[1]), nil
 		}
-		end, wait := s.cache.fill(sight, 1)
-		if wait == nil || try == 3 {
-			defer end()
+		if sight.bodies[1] != nil || try == maxWaits {
+			break
+		}
+		first, wait := s.cache.fill(sight, 1)
+		if wait == nil {
+			end = first
 			break
 		}
 		select { // somebody else is making it
-		case <-wait:
+		case <-wait.through:
+			if wait.err != nil {
+				return content{}, wait.err
+			}
 		case <-ctx.Done():
 			return content{}, ctx.Err()
 		}
 	}
+	defer func() {
+		if _, busy := errors.AsType[*unavailableError](err); busy { // it would be to the others too
+			end(err)
+		} else {
+			end(nil)
+		}
+	}()
+	return s.makeDocument(ctx, cl, d, sight)
+}
+
+// makeDocument reads the document from the database, and keeps it where the sight allows that.
+func (s *server) makeDocument(ctx context.Context, cl claims, d document, sight *sight) (content, error) {
 	a := asker{cl.Session, cl.Subject}
 	who, c, err := d.read(ctx, a)
 	if p, ok := errors.AsType[*problem](err); ok && p.Code == "not_found" && cl.Session != (uuid{}) {

@@ -192,7 +192,7 @@ func (s *server) runEmail(ctx context.Context, j job, _ *pgx.Batch) error {
 	}
 	e, known := emails[f.Kind]
 	if !known {
-		return permanent(fmt.Errorf("no mail tells of %q", f.Kind))
+		return permanent(fmt.Errorf("read payload: no mail tells of %q", f.Kind))
 	}
 	id, err := parseUUID(j.ID)
 	if err != nil {

@@ -73,9 +73,11 @@ func (st *standing) trusted(now time.Time) bool {
 // held tells whether others still count on hearing of this process's writes.
 func (st *standing) held(now time.Time) bool { return now.Sub(st.sent) < leaseTime-beatEvery }
 
-// cutOff tells that Redis, and not this process, has been away for so long that all others know it.
+// cutOff tells that Redis has been away for so long that all others know it. That nobody listens is
+// certain; that nobody answers may as well be this process's own slowness, so it takes longer.
 func (st *standing) cutOff(now time.Time) bool {
-	return st.failures > 1 && now.Sub(st.sent) >= leaseTime
+	away := now.Sub(st.sent)
+	return st.refused && st.failures > 1 && away >= leaseTime || st.failures > 3 && away >= 3*leaseTime
 }
 
 // beatScript renews a member's lease. KEYS: members ZSET id → when the lease ends, ms; generation.

@@ -126,10 +126,20 @@ func (ms *mailServer) unset(command string) {
 	delete(ms.answers, command)
 }
 
+// with changes what the server does.
+func (ms *mailServer) with(change func()) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	change()
+}
+
 // serve is one dialogue.
 func (ms *mailServer) serve(conn net.Conn) {
-	secure, from, to, user := ms.implicit, "", "", ""
-	if ms.implicit {
+	ms.mu.Lock()
+	secure, offered := ms.implicit, ms.offers
+	ms.mu.Unlock()
+	from, to, user := "", "", ""
+	if secure {
 		conn = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{ms.cert}})
 	}
 	in := bufio.NewReader(conn)
@@ -169,7 +179,7 @@ func (ms *mailServer) serve(conn net.Conn) {
 		switch command = strings.ToUpper(command); command {
 		case "EHLO", "HELO":
 			command = "EHLO"
-			offers := slices.DeleteFunc(append([]string{mailHost}, ms.offers...), func(offer string) bool { return secure && offer == "STARTTLS" })
+			offers := slices.DeleteFunc(append([]string{mailHost}, offered...), func(offer string) bool { return secure && offer == "STARTTLS" })
 			say(command, "250-"+strings.Join(offers, "\r\n250-")+"\r\n250 HELP")
 		case "STARTTLS":
 			if say(command, "220 go ahead") {
@@ -318,7 +328,7 @@ func TestMailArrivesWhole(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ms := newMailServer(t)
-			ms.implicit, ms.offers = test.implicit, test.offers
+			ms.with(func() { ms.implicit, ms.offers = test.implicit, test.offers })
 			m, msg := ms.mailer(test.url), testMessage()
 			for range 2 { // a second try sends the same
 				if err := m.send(t.Context(), msg); err != nil {
@@ -380,7 +390,7 @@ func TestMailIsNotSent(t *testing.T) {
 	}
 	t.Run("where the offer of STARTTLS is missing", func(t *testing.T) {
 		ms := newMailServer(t)
-		ms.offers = []string{"AUTH PLAIN"}
+		ms.with(func() { ms.offers = []string{"AUTH PLAIN"} })
 		refused(t, ms, ms.mailer(url), false, "STARTTLS", "does not offer it", "smtps://")
 		unheard(t, ms)
 	})
@@ -403,7 +413,7 @@ func TestMailIsNotSent(t *testing.T) {
 		ms := newMailServer(t)
 		ms.set("AUTH", "535 no")
 		refused(t, ms, ms.mailer(url), false, "AUTH", "535")
-		ms.offers = []string{"STARTTLS", "AUTH CRAM-MD5"}
+		ms.with(func() { ms.offers = []string{"STARTTLS", "AUTH CRAM-MD5"} })
 		refused(t, ms, ms.mailer(url), false, "AUTH", "neither PLAIN nor LOGIN", "CRAM-MD5")
 	})
 	t.Run("that a server refuses for good", func(t *testing.T) {
@@ -478,7 +488,7 @@ func TestMailIsNotSent(t *testing.T) {
 func TestMailOnThisMachineNeedsNoCertificate(t *testing.T) {
 	t.Parallel()
 	ms := newMailServer(t)
-	ms.offers = []string{"STARTTLS", "AUTH PLAIN"} // as Debian's Postfix has it, with a certificate that nobody knows
+	ms.with(func() { ms.offers = []string{"STARTTLS", "AUTH PLAIN"} }) // as Debian's Postfix has it, with a certificate that nobody knows
 	for _, host := range []string{"localhost", "127.0.0.1", "[::1]"} {
 		m := ms.mailer("smtp://robot:secret@" + host)
 		if err := m.send(t.Context(), testMessage()); err != nil {
