@@ -178,21 +178,21 @@ func TestTakingOnesDataAlong(t *testing.T) {
 	ts.run("is whole also when it is long", func(t *testing.T) {
 		const n = 2*exportPage + 7
 		if _, err := execute(t.Context(), ts.db, `
-			INSERT INTO notifications (id, user_id, kind, detail) SELECT uuid_v7(), $1::text::uuid, 'task.due', jsonb_build_object('n', n) FROM generate_series(1, $2::int) n`, ada.id, n); err != nil {
+			INSERT INTO notifications (id, user_id, kind, detail) SELECT uuid_v7(), $1::text::uuid, 'task.due', jsonb_build_object('dueDate', '2026-01-01'::date + n) FROM generate_series(1, $2::int) n`, ada.id, n); err != nil {
 			t.Fatal(err)
 		}
 		var got struct {
 			Notifications []struct {
 				ID     string
-				Detail struct{ N int }
+				Detail struct{ DueDate string }
 			}
 		}
 		if err := json.Unmarshal(ada.get(exportPath).want(200).body, &got); err != nil {
 			t.Fatal(err)
 		}
-		seen := map[int]bool{}
+		seen := map[string]bool{}
 		for _, entry := range got.Notifications {
-			seen[entry.Detail.N] = true
+			seen[entry.Detail.DueDate] = true
 		}
 		if len(seen) != n || len(got.Notifications) != n {
 			t.Errorf("got %d entries, %d of them different, want %d", len(got.Notifications), len(seen), n)

@@ -70,13 +70,13 @@ async function use() {
   await page.getByLabel("First name").fill("Bob");
   await page.getByLabel("Last name").fill("Tester");
   await page.getByLabel("Email").fill("bob@example.org");
-  await page.getByLabel("Password").fill(password);
+  await page.getByLabel("Password", { exact: true }).fill(password);
   await page.getByRole("button", { name: "Join" }).click();
   await page.getByText("You are a member of “Web site relaunch” now.").waitFor();
   await call("POST", "/api/v1/auth/register", { email: "eve@example.org", password, firstName: "Eve", lastName: "Tester" });
   await follow("invitation", "eve@example.org");
   await page.getByLabel("Email").fill("eve@example.org");
-  await page.getByLabel("Password").fill(password);
+  await page.getByLabel("Password", { exact: true }).fill(password);
   await page.keyboard.press("Enter");
   await page.getByText("You are a member of").waitFor();
   const { items } = await call("GET", `/api/v1/projects/${project.id}/members`, undefined, owner);
