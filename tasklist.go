@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	maxLabelFilter = 50   // labels in one filter
-	relevanceDepth = 1000 // newest matches that a search without sort ranks
+	maxLabelFilter = 50  // labels in one filter
+	relevanceDepth = 200 // newest matches that a search without sort ranks
 )
 
 // taskOrders are the orders a list of tasks can have. A task without a due date sorts as if due at
@@ -186,7 +186,11 @@ func (f *taskQuery) search(q *query) {
 		return
 	}
 	q.known = append(q.known, "sort")
-	newest, args := f.page("t.*", sorting{taskOrders["createdAt"], true}, page{limit: relevanceDepth - 1})
+	by := sorting{taskOrders["createdAt"], true}
+	if f.project == nil { // by id, which is the same order, over all projects together: words find less than projects do
+		by, f.narrow = sorting{order{"t.id", "uuid", true}, true}, true
+	}
+	newest, args := f.page("t.*", by, page{limit: relevanceDepth - 1})
 	f.from = fmt.Sprintf(`(SELECT *, round((ts_rank(search, to_tsquery('simple', %s)) + (title ILIKE %s)::int)::numeric, 6) AS rank FROM (%s) t) t
 		JOIN projects p ON p.id = t.project_id`, words, pattern, newest)
 	f.filter, f.readable, f.narrow, f.by = filter{args: args}, "", true, relevance

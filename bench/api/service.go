@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"taskflow/bench/harness"
@@ -40,6 +41,13 @@ func (s *service) pid() int { return s.cmd.Process.Pid }
 // stop ends the process at once: nobody waits for its answers.
 func (s *service) stop() {
 	s.cmd.Process.Kill()
+	<-s.ended
+	os.Remove(s.log)
+}
+
+// end asks the process to stop, as an operator does, and waits until it has.
+func (s *service) end() {
+	s.cmd.Process.Signal(syscall.SIGTERM)
 	<-s.ended
 	os.Remove(s.log)
 }
