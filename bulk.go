@@ -128,7 +128,7 @@ func (s *server) try(ctx context.Context, b *pgx.Batch) error {
 
 // matchingTasks are the tasks that GET /tasks with these parameters lists; more than maxBulk is refused.
 func (s *server) matchingTasks(r *http.Request, parameters map[string]string) ([]uuid, error) {
-	q := &query{values: url.Values{}}
+	q := &query{values: url.Values{}, unranked: true}
 	for name, value := range parameters {
 		q.values.Set(name, value)
 	}

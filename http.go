@@ -268,6 +268,8 @@ type query struct {
 	values url.Values
 	errs   []fieldError
 	known  []string
+
+	unranked bool // a search finds all that matches, in the order that the caller gives it
 }
 
 func parseQuery(r *http.Request) *query {

@@ -277,7 +277,9 @@ func (o *outbox) completeTogether(ctx context.Context, list []completion) error 
 		}
 		all := &pgx.Batch{}
 		for _, c := range list {
-			if slices.Contains(mine, c.id) {
+			// Two runs of one job may meet here, when this process lost its lease and was given the job again.
+			if i := slices.Index(mine, c.id); i >= 0 {
+				mine = slices.Delete(mine, i, i+1)
 				all.QueuedQueries = append(all.QueuedQueries, unsent(c.effect).QueuedQueries...)
 			}
 		}

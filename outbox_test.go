@@ -253,3 +253,27 @@ func TestErrorsAndPayloadsOfAnyBytesAreKeptAsText(t *testing.T) {
 		t.Errorf("%d other changes of the batch were kept, %v", n, err)
 	}
 }
+
+// A process that lost its lease may be given a job again while the first run still ends.
+func TestTwoRunsOfAJobThatEndTogetherTakeEffectOnce(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ts.exec(`CREATE TABLE effects (job uuid)`)
+	ts.withKind(jobKind{name: "effect", run: func(context.Context, job, *pgx.Batch) error { return nil }})
+	var list []completion
+	for range 3 {
+		id := ts.enqueue(newJob{kind: "effect", payload: 1})
+		for range 2 {
+			effect := &pgx.Batch{}
+			effect.Queue(`INSERT INTO effects (job) VALUES ($1)`, id)
+			list = append(list, completion{id, effect})
+		}
+	}
+	if err := ts.outbox.completeTogether(t.Context(), list); err != nil {
+		t.Fatal(err)
+	}
+	n, err := queryValue[int](t.Context(), ts.db, `SELECT count(*) * 10 + count(DISTINCT job) FROM effects`)
+	if err != nil || n != 33 {
+		t.Errorf("got %d, %v, want three effects of three jobs", n, err)
+	}
+}

@@ -186,6 +186,9 @@ func (f *taskQuery) search(q *query) {
 		return
 	}
 	q.known = append(q.known, "sort")
+	if q.unranked {
+		return
+	}
 	by := sorting{taskOrders["createdAt"], true}
 	if f.project == nil { // by id, which is the same order, over all projects together: words find less than projects do
 		by, f.narrow = sorting{order{"t.id", "uuid", true}, true}, true
