@@ -68,7 +68,8 @@
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
 //	rows.go      rows that become JSON on their way
-//	db.go        PostgreSQL; ids and times
+//	db.go        PostgreSQL
+//	ids.go       ids and times
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
 //	config.go    settings
