@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -141,20 +142,29 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	if !right || !stored.IsActive {
 		return newProblem("invalid_credentials", "")
 	}
+	out, err := s.startSession(r, stored, in.TOTP)
+	if p, ok := errors.AsType[*problem](err); ok && p.Code == "invalid_credentials" {
+		guess.wrong() // codes are guessed too, by who has the password
+	}
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, out)
+}
+
+// startSession signs in somebody whose password was checked.
+func (s *server) startSession(r *http.Request, stored storedPassword, code string) (session, error) {
 	b := &pgx.Batch{}
 	if stored.TOTPSecret != nil {
-		if err := s.queueSecondFactor(b, stored, in.TOTP); err != nil {
-			return err
+		if err := s.queueSecondFactor(b, stored, code); err != nil {
+			return session{}, err
 		}
 	}
 	out := s.queueSession(b, r, stored)
 	b.Queue(accountByIDSQL, stored.ID)
 	user, err := sendOne[account](r.Context(), s.db, b)
-	if err != nil {
-		return err
-	}
 	out.User = &user
-	return writeJSON(w, http.StatusOK, out)
+	return out, err
 }
 
 const (

@@ -121,6 +121,15 @@ func TestSecondFactor(t *testing.T) {
 		ts.unchanged(before, "a failed sign-in")
 		ada.signInWith(a.code(0)).want(200).is("user.id", ada.id).is("user.totpEnabled", true)
 	})
+	ts.run("cannot be guessed by who has the password: wrong codes count as wrong passwords do", func(t *testing.T) {
+		ada := ts.signUp("Ada")
+		a := newAuthenticator(ada)
+		ada.confirmTOTP(a.code(-1)).want(200)
+		for range pairGuesses.quota {
+			ada.signInWith("000000").problem(401, "invalid_credentials")
+		}
+		ada.signInWith(a.code(0)).problem(429, "rate_limited") // the right one tells no more
+	})
 	ts.run("takes each code once, also of many at once", func(t *testing.T) {
 		ada := ts.signUp("Ada")
 		a := newAuthenticator(ada)
