@@ -41,7 +41,7 @@ func (s *server) sendTelling(ctx context.Context, b *pgx.Batch, facts ...fact) e
 	if err := s.db.send(ctx, b); err != nil {
 		return err
 	}
-	s.outbox.pushSoon(jobs...)
+	afterCommit(ctx, func(context.Context) { s.outbox.pushSoon(jobs...) })
 	return nil
 }
 

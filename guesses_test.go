@@ -102,13 +102,20 @@ func TestGuessingOnePasswordForManyAccounts(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t, "TRUSTED_PROXIES=127.0.0.1")
 	eve := ts.signUp("Eve")
-	for i := range 100 {
-		ts.signInFrom("203.0.113.1", fmt.Sprintf("person%d@example.org", i), "password1").problem(401, "invalid_credentials")
-		if i%20 == 0 {
+	start, tried := time.Now(), 0
+	for ; tried < 200; tried++ {
+		a := ts.signInFrom(fmt.Sprintf("203.0.113.%d", tried), fmt.Sprintf("person%d@example.org", tried), "password1")
+		if a.status == 429 {
+			break
+		}
+		a.problem(401, "invalid_credentials")
+		if tried%20 == 0 {
 			ts.signInFrom("203.0.113.1", eve.email, testPassword).want(200) // an account of one's own clears nothing
 		}
 	}
-	ts.signInFrom("203.0.113.2", "person100@example.org", "password1").problem(429, "rate_limited")
+	if back := int(time.Since(start) / networkGuesses.interval()); tried < 100 || tried > 100+back {
+		t.Errorf("tried %d accounts, want 100, and %d that came back meanwhile", tried, back)
+	}
 	ts.signInFrom("203.0.114.2", "person100@example.org", "password1").problem(401, "invalid_credentials")
 }
 
@@ -122,6 +129,7 @@ func TestAttackFromManyNetworks(t *testing.T) {
 	for i := range 20 {
 		ts.signInFrom(fmt.Sprintf("203.0.%d.1", i), ada.email, "wrong password").problem(401, "invalid_credentials")
 	}
+	atOnce(5, func(i int) *answer { return ts.signInFrom(fmt.Sprintf("203.1.%d.1", i), ada.email, "wrong password") }) // a few more than count
 	slow := func(addr, password string, status int) {
 		ts.t.Helper()
 		start := time.Now()
@@ -197,14 +205,20 @@ func TestGuessesWithoutAnAnswerDoNotCount(t *testing.T) {
 
 func TestManySignInsAtOnceLeaveTheOthersAlone(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, "BCRYPT_COST=10", "DATABASE_MAX_CONNS=8")
+	ts := newTestServer(t)
 	ada := ts.signUp("Ada")
-	ts.hashWait = hashingPatience
 	body := jsonOf(credentials{ada.email, testPassword})
-	reads := 0
-	done := make(chan []*answer)
+	for range cap(ts.hashing) { // until all have come
+		ts.hashing <- struct{}{}
+	}
+	done := make(chan []*answer, 1)
 	go func() { done <- atOnce(300, func(int) *answer { return ts.anonymous().post(loginPath, body) }) }()
+	soon(t, "a full queue", func() bool { return ts.waiting.Load() >= maxWaiting })
+	for range cap(ts.hashing) {
+		<-ts.hashing
+	}
 	var answers []*answer
+	reads := 0
 	for answers == nil {
 		select {
 		case answers = <-done:
@@ -215,8 +229,8 @@ func TestManySignInsAtOnceLeaveTheOthersAlone(t *testing.T) {
 		}
 	}
 	got := statuses(answers)
-	if got[200] == 0 || got[503] == 0 || got[200]+got[503] != 300 {
-		t.Errorf("got %v, want some signed in and the others told to come again", got)
+	if got[200] < maxWaiting || got[503] == 0 || got[200]+got[503] != 300 {
+		t.Errorf("got %v, want those who waited signed in and the others told to come again", got)
 	}
 	for _, a := range answers {
 		if a.status == 503 && a.header.Get("Retry-After") == "" {
@@ -225,9 +239,6 @@ func TestManySignInsAtOnceLeaveTheOthersAlone(t *testing.T) {
 	}
 	if ts.waiting.Load() != 0 || len(ts.hashing) != 0 {
 		t.Errorf("%d wait still, %d hash still", ts.waiting.Load(), len(ts.hashing))
-	}
-	if n := strings.Count(ts.log.String(), `"route":"GET /api/v1/me"`); n < reads {
-		t.Errorf("%d reads, of which %d were answered", reads, n)
 	}
 	t.Logf("%v, and %d reads meanwhile", got, reads)
 	ts.anonymous().post(loginPath, body).want(200)

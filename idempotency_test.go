@@ -506,7 +506,7 @@ func TestKeyedRequestsOverKilledProcesses(t *testing.T) {
 	go func() { all.Wait(); close(finished) }()
 	kills := 0
 	for ended := false; !ended && kills < 3; kills++ {
-		soon(t, "some writing", func() bool {
+		eventually(t, time.Minute, "some writing", func() bool {
 			n := 0
 			written.Range(func(any, any) bool { n++; return true })
 			return n > kills*20

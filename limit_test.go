@@ -251,12 +251,12 @@ func TestManyRequestsAtOnceAreCountedExactly(t *testing.T) {
 
 func TestLimitsEnd(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, "RATE_LIMIT=5/5s")
+	ts := newTestServer(t, "RATE_LIMIT=2/8s")
 	ada := ts.signUp("Ada")
 	for ada.get("/api/v1/me").status == 200 {
 	}
-	soon(t, "another request", func() bool { return ada.get("/api/v1/me").status == 200 })
-	soon(t, "everything again", func() bool {
+	eventually(t, 3*testPatience, "another request", func() bool { return ada.get("/api/v1/me").status == 200 })
+	eventually(t, 3*testPatience, "everything again", func() bool {
 		keys := ts.redis.Keys(t.Context(), ts.config.redisSpace+":limit:default:*")
 		return keys.Err() == nil && len(keys.Val()) == 0
 	})
