@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 // serverLocale is the same on every machine; plain C would not fold the case of Ä.
@@ -63,6 +64,21 @@ func (r runAs) attributes(death syscall.Signal) *syscall.SysProcAttr {
 		attr.Credential = &syscall.Credential{Uid: uint32(r.uid), Gid: uint32(r.gid)}
 	}
 	return attr
+}
+
+// killGroup kills c and all that it started, and returns once they are gone, or after a second: where nobody
+// waits for orphans they stay in the group for ever, dead.
+func (c *childServer) killGroup() error {
+	group := -c.cmd.Process.Pid // see attributes
+	syscall.Kill(group, syscall.SIGKILL)
+	err := c.end(syscall.SIGKILL)
+	for range time.Second / childPollEvery {
+		if syscall.Kill(group, 0) != nil {
+			break
+		}
+		time.Sleep(childPollEvery)
+	}
+	return err
 }
 
 // own gives folder and all in it to r if it belongs to this process's user or to another of users. It

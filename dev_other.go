@@ -28,6 +28,9 @@ func postgresUsers() []runAs { return []runAs{self()} }
 
 func (runAs) attributes(syscall.Signal) *syscall.SysProcAttr { return nil }
 
+// killGroup leaves what c started to notice by itself that c has gone.
+func (c *childServer) killGroup() error { return c.end(syscall.SIGKILL) }
+
 func (runAs) own(string, []runAs) error { return nil }
 
 // tryLock takes f as locked if the process whose pid it holds is alive.
