@@ -78,10 +78,6 @@ func TestRegister(t *testing.T) {
 		nobody.post(registerPath, registration("ada@example.org")).problem(409, "email_taken")
 		nobody.post(registerPath, registration("ADA@example.org")).problem(409, "email_taken")
 		ts.unchanged(before, "a taken address")
-		got := statuses(atOnce(8, func(int) *answer { return ts.anonymous().post(registerPath, registration("many@example.org")) }))
-		if got[201] != 1 || got[409] != 7 {
-			t.Errorf("eight at once: got %v, want one 201 and seven 409", got)
-		}
 	})
 	ts.run("takes any address that mail can be sent to", func(t *testing.T) {
 		for _, email := range []string{"a@localhost", "o'brien@example.org", "ada+taskflow@example.org", "a.b-c_d@mail.example.co.uk", "x@xn--bcher-kva.example", "1@2.example",
@@ -192,9 +188,15 @@ func TestSignInGivesTheAccountAndANewSession(t *testing.T) {
 	ts.anonymous().post(loginPath, jsonOf(credentials{strings.ToUpper(ada.email), testPassword})).want(200).is("user.id", ada.id)
 }
 
-// waitForLock returns when a statement on this server's database waits for a lock. It asks on a
-// connection of its own, as those that wait may have taken all of the server's.
+// waitForLock returns when a statement on this server's database waits for a lock.
 func (ts *testServer) waitForLock() {
+	ts.t.Helper()
+	ts.waitForLocks(1)
+}
+
+// waitForLocks returns when so many statements wait for one. It asks on a connection of its own, as
+// those that wait may have taken all of the server's.
+func (ts *testServer) waitForLocks(n int) {
 	ts.t.Helper()
 	conn, err := pgx.Connect(ts.t.Context(), string(ts.config.databaseURL))
 	if err != nil {
@@ -202,9 +204,9 @@ func (ts *testServer) waitForLock() {
 	}
 	defer conn.Close(context.Background())
 	soon(ts.t, "a statement that waits for a lock", func() bool {
-		var waiting bool
-		err := conn.QueryRow(ts.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waiting)
-		return err == nil && waiting
+		var waiting int
+		err := conn.QueryRow(ts.t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting)
+		return err == nil && waiting >= n
 	})
 }
 

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -203,40 +202,6 @@ func TestMembers(t *testing.T) {
 		owner.delete(x.path + "/" + owner.id).want(204)
 		admin.add(x.project, owner, roleOwner)
 		admin.patch(x.path+"/"+admin.id, `{"role":"admin"}`).want(200)
-	})
-	x.run("keep an owner when two owners act on each other at once", func(t *testing.T) {
-		for round := range 20 {
-			project := owner.project(fmt.Sprint("Two owners ", round))
-			owner.add(project, admin, roleOwner)
-			path := "/api/v1/projects/" + project + "/members/"
-			var both sync.WaitGroup
-			var one, two *answer
-			both.Go(func() { one = owner.patch(path+admin.id, `{"role":"member"}`) })
-			both.Go(func() {
-				if two = admin.delete(path + owner.id); round%2 == 0 {
-					admin.delete(path + admin.id)
-				}
-			})
-			both.Wait()
-			if one.status >= 500 || two.status >= 500 || (one.status < 300) == (two.status < 300) {
-				t.Errorf("got %d and %d", one.status, two.status)
-			}
-			if n, err := queryValue[int](t.Context(), x.db, `SELECT count(*) FROM members WHERE project_id = $1 AND role = 'owner'`, project); err != nil || n < 1 {
-				t.Errorf("%d owners, %v", n, err)
-			}
-		}
-	})
-	x.run("keep an owner when both owners leave at once", func(t *testing.T) {
-		project := owner.project("Leaving")
-		owner.add(project, admin, roleOwner)
-		var both sync.WaitGroup
-		var one, two *answer
-		both.Go(func() { one = owner.delete("/api/v1/projects/" + project + "/members/" + owner.id) })
-		both.Go(func() { two = admin.delete("/api/v1/projects/" + project + "/members/" + admin.id) })
-		both.Wait()
-		if one.status+two.status != 204+409 {
-			t.Errorf("got %d and %d, want one 204 and one 409", one.status, two.status)
-		}
 	})
 }
 
