@@ -25,16 +25,6 @@ func (x crowd) both(one, two func() *answer) (*answer, *answer) {
 	return got[0], got[1]
 }
 
-// number is what a statement counts.
-func (x crowd) number(sql string, args ...any) int {
-	x.t.Helper()
-	n, err := queryValue[int](context.Background(), x.db, sql, args...)
-	if err != nil {
-		x.t.Fatal(err)
-	}
-	return n
-}
-
 // oneWins fails the test unless one of two answers is good and the other a refusal with this status.
 func oneWins(t *testing.T, one, two *answer, refusal int) {
 	t.Helper()

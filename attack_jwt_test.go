@@ -75,7 +75,7 @@ func (f forgery) headed(old, new string) string {
 
 func TestAttackJWT(t *testing.T) {
 	t.Parallel()
-	a := countAttacks(t, 120)
+	a := countAttacks(t, 200)
 	const retired = "a secret that was taken out of use long ago"
 	ts := newTestServer(t, "JWT_SECRET_PREVIOUS="+strings.Repeat("last secret ", 4))
 	ada, bob, gone, left := ts.signUp("Ada"), ts.signUp("Bob"), ts.signUp("Gone"), ts.signUp("Left")
