@@ -8,15 +8,16 @@ import (
 	"testing"
 )
 
-// crowd is two processes on one database, and who attacks by doing things at once.
+// crowd is one or more processes on one database, and who attacks them by doing things at once.
 type crowd struct {
 	*testServer
-	other *testServer
+	more []*testServer
 }
 
 // on is a client as he is on one of the processes, by turns.
 func (x crowd) on(i int, c *client) *client {
-	return &client{s: []*testServer{x.testServer, x.other}[i%2], token: c.token, id: c.id, email: c.email}
+	processes := append([]*testServer{x.testServer}, x.more...)
+	return &client{s: processes[i%len(processes)], token: c.token, id: c.id, email: c.email}
 }
 
 // both does two things at once and returns their answers.
@@ -35,15 +36,14 @@ func oneWins(t *testing.T, one, two *answer, refusal int) {
 
 func TestAttackConcurrency(t *testing.T) {
 	t.Parallel()
-	a := countAttacks(t, 25)
+	a := countAttacks(t, 30)
+	a.losingRights(t)
 	ts := newTestServer(t)
-	x := crowd{ts, startTestServer(t, ts.config.databaseURL)}
+	x := crowd{testServer: ts}
 	root, ada, bob := ts.signUp("Root"), ts.signUp("Ada"), ts.signUp("Bob")
 	run := func(name string, attack func(t *testing.T)) {
-		a.run(ts, name, func(t *testing.T) {
-			x.other.t = t
-			attack(t)
-		})
+		ts.t.(*testing.T).Helper()
+		a.run(ts, name, attack)
 	}
 	// owned is a project of two owners, ada and bob.
 	owned := func() (id, members string) {
@@ -97,33 +97,26 @@ func TestAttackConcurrency(t *testing.T) {
 			}
 		}
 	})
-	run("the last two admins", func(t *testing.T) {
+	alone := crowd{testServer: newTestServer(t)}
+	alone.signUp("Root")
+	a.run(alone.testServer, "the last two admins", func(t *testing.T) {
 		const admins = `SELECT count(*) FROM users WHERE role = 'admin' AND is_active`
-		acts := []func(i int, me, him *client) *answer{
-			func(i int, me, him *client) *answer {
-				return x.on(i, me).patch("/api/v1/users/"+him.id, `{"role":"member"}`)
-			},
-			func(i int, me, him *client) *answer {
-				return x.on(i, me).patch("/api/v1/users/"+him.id, `{"isActive":false}`)
-			},
-			func(i int, me, him *client) *answer {
-				return x.on(i, me).patch("/api/v1/users/"+me.id, `{"role":"member"}`)
-			},
-			func(i int, me, him *client) *answer { return x.on(i, me).leave() },
+		acts := []func(me, him *client) *answer{
+			func(me, him *client) *answer { return me.patch("/api/v1/users/"+him.id, `{"role":"member"}`) },
+			func(me, him *client) *answer { return me.patch("/api/v1/users/"+him.id, `{"isActive":false}`) },
+			func(me, him *client) *answer { return me.patch("/api/v1/users/"+me.id, `{"role":"member"}`) },
+			func(me, him *client) *answer { return me.leave() },
 		}
 		for i, first := range acts {
 			for j, second := range acts {
-				one, two := ts.signUp("One"), ts.signUp("Two")
-				ts.sql(`UPDATE users SET role = CASE WHEN id = ANY ($1::text[]::uuid[]) THEN 'admin' ELSE 'member' END::global_role WHERE is_active`, []string{one.id, two.id})
-				x.other.cache.forgetAll()
-				x.both(func() *answer { return first(0, one, two) }, func() *answer { return second(1, two, one) })
-				if n := x.number(admins); n < 1 {
+				one, two := alone.signUp("One"), alone.signUp("Two")
+				alone.sql(`UPDATE users SET role = CASE WHEN id = ANY ($1::text[]::uuid[]) THEN 'admin' ELSE 'member' END::global_role WHERE is_active`, []string{one.id, two.id})
+				alone.both(func() *answer { return first(one, two) }, func() *answer { return second(two, one) })
+				if n := alone.number(admins); n < 1 {
 					t.Errorf("%d and %d at once: %d admins", i, j, n)
 				}
 			}
 		}
-		ts.sql(`UPDATE users SET role = CASE WHEN id = $1::text::uuid THEN 'admin' ELSE 'member' END::global_role`, root.id)
-		x.other.cache.forgetAll()
 	})
 
 	run("one invitation, accepted fifty times", func(t *testing.T) {
@@ -169,77 +162,6 @@ func TestAttackConcurrency(t *testing.T) {
 				if n := x.number(`SELECT count(*) FROM events WHERE scope = $1::text::uuid AND subject = $2::text::uuid AND kind = 'member.added'`, project, dora.id); n > 1 || n == 0 && role != "" {
 					t.Errorf("the log tells %d times of the role %q", n, role)
 				}
-			}
-		})
-	}
-
-	// Somebody writes as fast as he can while his right to do so ends. What he sends once that is
-	// answered is refused, by every process.
-	for name, loss := range map[string]struct {
-		end  func(project string, eve *client) *answer
-		want int // of what comes too late
-	}{
-		"is removed": {func(project string, eve *client) *answer {
-			return ada.delete("/api/v1/projects/" + project + "/members/" + eve.id)
-		}, 404},
-		"becomes a viewer": {func(project string, eve *client) *answer {
-			return ada.patch("/api/v1/projects/"+project+"/members/"+eve.id, `{"role":"viewer"}`)
-		}, 403},
-		"is deactivated": {func(project string, eve *client) *answer {
-			return root.patch("/api/v1/users/"+eve.id, `{"isActive":false}`)
-		}, 401},
-		"signs out elsewhere": {func(project string, eve *client) *answer { return x.on(1, eve).post("/api/v1/auth/logout", "") }, 401},
-		"deletes his account": {func(project string, eve *client) *answer { return x.on(1, eve).leave() }, 401},
-		"loses the project":   {func(project string, eve *client) *answer { return ada.delete("/api/v1/projects/" + project) }, 404},
-		"sees it archived": {func(project string, eve *client) *answer {
-			return ada.patch("/api/v1/projects/"+project, `{"status":"archived"}`)
-		}, 409},
-	} {
-		run("writing while one "+name, func(t *testing.T) {
-			eve, project := ts.signUp("Eve"), ada.project("Open")
-			ada.add(project, eve, roleMember)
-			task := ada.task(project, "Contested")
-			var over atomic.Bool // the end has been answered
-			writes := []func(c *client) *answer{
-				func(c *client) *answer { return c.patch("/api/v1/tasks/"+task, `{"title":"`+newUUID().String()+`"}`) },
-				func(c *client) *answer { return c.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"New"}`) },
-				func(c *client) *answer {
-					return c.post("/api/v1/tasks/"+task+"/move", `{"status":"review","last":true}`)
-				},
-			}
-			began := make(chan struct{}, 100)
-			go func() {
-				for range 6 {
-					<-began
-				}
-				if got := loss.end(project, eve); got.status >= 300 {
-					t.Errorf("got %d %s", got.status, got.body)
-				}
-				over.Store(true)
-			}()
-			answers := atOnce(6, func(i int) *answer {
-				for n := 0; ; n++ {
-					late := over.Load()
-					got := writes[i%3](x.on(i, eve))
-					if n == 1 {
-						began <- struct{}{}
-					}
-					if late {
-						return got
-					}
-				}
-			})
-			for _, got := range answers {
-				got.want(loss.want)
-			}
-			before := ts.state()
-			for i, write := range writes {
-				write(x.on(i, eve)).want(loss.want)
-			}
-			ts.unchanged(before, "a write that came too late")
-			if n := x.number(`SELECT count(*) FROM events e WHERE actor = $2::text::uuid AND scope = $1::text::uuid AND kind LIKE 'task.%'
-				AND seq > (SELECT max(seq) FROM events l WHERE l.scope = e.scope AND l.kind IN ('member.removed', 'member.updated', 'project.deleted', 'project.updated'))`, project, eve.id); n > 0 {
-				t.Errorf("the log has %d changes after the end", n)
 			}
 		})
 	}
@@ -515,6 +437,83 @@ func TestAttackConcurrency(t *testing.T) {
 			}
 		}
 	})
+}
+
+// losingRights has somebody write as fast as he can, on two processes, while his right to do so ends.
+// What he sends once that is answered is refused.
+func (a *attacks) losingRights(t *testing.T) {
+	ts := newTestServer(t)
+	x := crowd{ts, []*testServer{startTestServer(t, ts.config.databaseURL)}}
+	root, ada := ts.signUp("Root"), ts.signUp("Ada")
+	for name, loss := range map[string]struct {
+		end  func(project string, eve *client) *answer
+		want int // of what comes too late
+	}{
+		"is removed": {func(project string, eve *client) *answer {
+			return ada.delete("/api/v1/projects/" + project + "/members/" + eve.id)
+		}, 404},
+		"becomes a viewer": {func(project string, eve *client) *answer {
+			return ada.patch("/api/v1/projects/"+project+"/members/"+eve.id, `{"role":"viewer"}`)
+		}, 403},
+		"is deactivated": {func(project string, eve *client) *answer {
+			return root.patch("/api/v1/users/"+eve.id, `{"isActive":false}`)
+		}, 401},
+		"signs out elsewhere": {func(project string, eve *client) *answer { return x.on(1, eve).post("/api/v1/auth/logout", "") }, 401},
+		"deletes his account": {func(project string, eve *client) *answer { return x.on(1, eve).leave() }, 401},
+		"loses the project":   {func(project string, eve *client) *answer { return ada.delete("/api/v1/projects/" + project) }, 404},
+		"sees it archived": {func(project string, eve *client) *answer {
+			return ada.patch("/api/v1/projects/"+project, `{"status":"archived"}`)
+		}, 409},
+	} {
+		a.run(ts, "writing while one "+name, func(t *testing.T) {
+			x.more[0].t = t
+			eve, project := ts.signUp("Eve"), ada.project("Open")
+			ada.add(project, eve, roleMember)
+			task := ada.task(project, "Contested")
+			var over atomic.Bool // the end has been answered
+			writes := []func(c *client) *answer{
+				func(c *client) *answer { return c.patch("/api/v1/tasks/"+task, `{"title":"`+newUUID().String()+`"}`) },
+				func(c *client) *answer { return c.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"New"}`) },
+				func(c *client) *answer {
+					return c.post("/api/v1/tasks/"+task+"/move", `{"status":"review","last":true}`)
+				},
+			}
+			began := make(chan struct{}, 100)
+			go func() {
+				for range 6 {
+					<-began
+				}
+				if got := loss.end(project, eve); got.status >= 300 {
+					t.Errorf("got %d %s", got.status, got.body)
+				}
+				over.Store(true)
+			}()
+			answers := atOnce(6, func(i int) *answer {
+				for n := 0; ; n++ {
+					late := over.Load()
+					got := writes[i%3](x.on(i, eve))
+					if n == 1 {
+						began <- struct{}{}
+					}
+					if late {
+						return got
+					}
+				}
+			})
+			for _, got := range answers {
+				got.want(loss.want)
+			}
+			before := ts.state()
+			for i, write := range writes {
+				write(x.on(i, eve)).want(loss.want)
+			}
+			ts.unchanged(before, "a write that came too late")
+			if n := x.number(`SELECT count(*) FROM events e WHERE actor = $2::text::uuid AND scope = $1::text::uuid AND kind LIKE 'task.%'
+				AND seq > (SELECT max(seq) FROM events l WHERE l.scope = e.scope AND l.kind IN ('member.removed', 'member.updated', 'project.deleted', 'project.updated'))`, project, eve.id); n > 0 {
+				t.Errorf("the log has %d changes after the end", n)
+			}
+		})
+	}
 }
 
 // signUpAs makes an account with an address.

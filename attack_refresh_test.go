@@ -33,13 +33,18 @@ func (c *client) reuses() int {
 
 func TestAttackRefresh(t *testing.T) {
 	t.Parallel()
-	a := countAttacks(t, 60)
+	a := countAttacks(t, 70)
+	a.copies(t)
+	a.endedSessions(t)
+	a.noRefreshTokens(t)
+}
+
+// copies is about somebody who has a copy of a refresh token.
+func (a *attacks) copies(t *testing.T) {
 	ts := newTestServer(t)
 	elsewhere := startTestServer(t, ts.config.databaseURL) // another process
 	ada := ts.signUp("Ada")
 	elsewhere.t = t
-
-	// Somebody has a copy of a refresh token.
 	for name, steal := range map[string]func(c *client) (again string){
 		"after its successor was used": func(c *client) string {
 			c.refreshed(c.refreshed(c.refresh))
@@ -169,9 +174,13 @@ func TestAttackRefresh(t *testing.T) {
 			}
 		}
 	})
+}
 
-	// The session or the account has ended. end gets a user's two sessions and ends the second.
-	for name, end := range map[string]func(user, c *client){
+// endedSessions is about tokens of what has ended.
+func (a *attacks) endedSessions(t *testing.T) {
+	ts := newTestServer(t)
+	ada := ts.signUp("Ada")
+	for name, end := range map[string]func(user, c *client){ // end gets two sessions of a user and ends the second
 		"was signed out":                func(user, c *client) { c.post("/api/v1/auth/logout", "").want(204) },
 		"was ended from another device": func(user, c *client) { user.delete("/api/v1/me/sessions/" + sessionOf(c)).want(204) },
 		"was ended with all others":     func(user, c *client) { user.delete("/api/v1/me/sessions").want(204) },
@@ -195,9 +204,7 @@ func TestAttackRefresh(t *testing.T) {
 			end(user, c)
 			before := ts.state()
 			for _, token := range []string{next, c.refresh, next} {
-				for _, s := range []*testServer{ts, elsewhere} {
-					(&client{s: s}).refreshWith(token).problem(401, "invalid_refresh_token")
-				}
+				c.refreshWith(token).problem(401, "invalid_refresh_token")
 			}
 			ts.unchanged(before, "a token of an ended session")
 			c.get("/api/v1/me").problem(401, "unauthenticated")
@@ -209,8 +216,12 @@ func TestAttackRefresh(t *testing.T) {
 		c.refreshed(c.refreshed(c.refresh))
 		c.get("/api/v1/me/sessions").want(200).is("items.0.expiresAt", ends)
 	})
+}
 
-	// What never was a refresh token.
+// noRefreshTokens is about what never was one, and about how it may be sent.
+func (a *attacks) noRefreshTokens(t *testing.T) {
+	ts := newTestServer(t)
+	ada := ts.signUp("Ada")
 	good := ada.signIn()
 	sum := sha256.Sum256([]byte(good.refresh))
 	swapped := strings.Map(func(r rune) rune {
