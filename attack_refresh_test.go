@@ -191,8 +191,9 @@ func (a *attacks) endedSessions(t *testing.T) {
 				ts.t.Fatal(err)
 			}
 		},
-		"is of a deactivated account": func(user, c *client) { ada.patch("/api/v1/users/"+user.id, `{"isActive":false}`).want(200) },
-		"is of one active again":      func(user, c *client) { ada.deactivateAndBack(user) },
+		"is of a deactivated account":   func(user, c *client) { ada.patch("/api/v1/users/"+user.id, `{"isActive":false}`).want(200) },
+		"is of one deactivated by hand": func(user, c *client) { ts.sql(`UPDATE users SET is_active = false WHERE id = $1::text::uuid`, user.id) },
+		"is of one active again":        func(user, c *client) { ada.deactivateAndBack(user) },
 		"has reached the end of its time": func(user, c *client) {
 			ts.sql("UPDATE sessions SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1::text::uuid", sessionOf(c))
 		},
