@@ -10,8 +10,9 @@ import (
 
 func TestAttackSignIn(t *testing.T) {
 	t.Parallel()
-	a := countAttacks(t, 90)
+	a := countAttacks(t, 95)
 	a.guessing(t)
+	a.hashing(t)
 	a.timing(t)
 	a.secondFactors(t)
 	a.mailedTokens(t)
@@ -192,6 +193,31 @@ func (a *attacks) guessing(t *testing.T) {
 		}
 		ts.signInFrom("192.0.3.9", ada.email, testPassword).want(200) // known by now
 	})
+}
+
+// hashing is about keeping the processors busy with one's own password, so that nobody else can sign in.
+func (a *attacks) hashing(t *testing.T) {
+	ts := newTestServer(t, "RATE_LIMIT=100/24h")
+	for name, send := range map[string]func(c *client) *answer{
+		"new passwords": func(c *client) *answer { return c.changePassword(testPassword) },
+		"new addresses": func(c *client) *answer {
+			return c.put("/api/v1/me/email", jsonOf(emailChange{"x@example.org", "not it"}))
+		},
+		"second factors begun":  func(c *client) *answer { return c.keyed(newUUID().String()).post(totpPath, proof) },
+		"second factors ended":  func(c *client) *answer { return c.do("DELETE", totpPath, proof) },
+		"accounts nearly ended": func(c *client) *answer { return c.do("DELETE", "/api/v1/me", jsonOf(passwordProof{"not it"})) },
+	} {
+		a.run(ts, "a flood of "+name, func(t *testing.T) {
+			eve := ts.signUp("Eve")
+			for range 5 {
+				if got := send(eve); got.status == 429 {
+					t.Errorf("got %d", got.status)
+				}
+			}
+			send(eve).problem(429, "rate_limited")
+			ts.signUp("Ada").get("/api/v1/me").want(200)
+		})
+	}
 }
 
 // timing is about what the time of an answer tells.

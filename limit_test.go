@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -181,9 +182,23 @@ func TestCostlyRequestsCountAsMore(t *testing.T) {
 			t.Errorf("%s leaves %d, want %d", test.answer.what, got, test.left)
 		}
 	}
+	if got := left(ada.changePassword("staple of good habits").want(204)); got != 47 {
+		t.Errorf("a new password leaves %d, want 47", got)
+	}
 	small := newTestServer(t, "RATE_LIMIT=3/1h").signUp("Bob")
 	small.get("/api/v1/tasks?search=x").want(200) // all there is, as more than that would never be
 	small.get("/api/v1/me").problem(429, "rate_limited")
+}
+
+func TestWhatAsksForAPasswordIsCostly(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	for _, rt := range sc.routes() {
+		asks := strings.Contains(samples[rt.pattern](sc, sc.owner).body, "currentPassword")
+		if asks != (cost(rt, httptest.NewRequest("GET", "/", nil)) == 20) && rt.pattern != "POST /api/v1/tasks/bulk" {
+			t.Errorf("%s asks for a password: %v; it is as costly: %v", rt.pattern, asks, !asks)
+		}
+	}
 }
 
 func TestLimitsAreSharedByAllProcesses(t *testing.T) {

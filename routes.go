@@ -212,10 +212,13 @@ func (s *server) limitOf(rt route) *limiter {
 	return s.requests
 }
 
+// hashing are the routes that ask for the present password, which takes a processor its time.
+var hashing = []string{"PUT /api/v1/me/password", "PUT /api/v1/me/email", "POST /api/v1/me/totp", "DELETE /api/v1/me/totp", "DELETE /api/v1/me"}
+
 // cost is how many requests one counts as.
 func cost(rt route, r *http.Request) int {
 	switch {
-	case rt.pattern == "POST /api/v1/tasks/bulk":
+	case rt.pattern == "POST /api/v1/tasks/bulk" || slices.Contains(hashing, rt.pattern):
 		return 20
 	case strings.Contains(r.URL.RawQuery, "search=") || strings.Contains(r.URL.RawQuery, "total="):
 		return 5
