@@ -277,3 +277,78 @@ func TestTwoRunsOfAJobThatEndTogetherTakeEffectOnce(t *testing.T) {
 		t.Errorf("got %d, %v, want three effects of three jobs", n, err)
 	}
 }
+
+func TestAHandlerThatEndsWithItsWorkerCostsNoAttempt(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	began := make(chan struct{})
+	ts.withKind(jobKind{name: "slow", run: func(ctx context.Context, _ job, _ *pgx.Batch) error {
+		began <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	for _, cause := range []error{errStopping, errLeaseLost} {
+		id := ts.enqueue(newJob{kind: "slow", payload: 1})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ended := make(chan ending, 1)
+		go ts.outbox.runJob(ctx, job{ID: id, Kind: "slow", Payload: []byte("1"), Attempt: 1}, func(e ending) { ended <- e })
+		<-began
+		cancel(cause)
+		e := <-ended
+		attempts, err := queryValue[int64](t.Context(), ts.db, `SELECT attempts FROM jobs WHERE id = $1`, id)
+		if e.mode != "release" || attempts != 0 || err != nil {
+			t.Errorf("%v: ended as %s after %d attempts, %v", cause, e.mode, attempts, err)
+		}
+	}
+}
+
+func TestAKindsLimitHoldsAndItsPlacesComeBack(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	var running, runs atomic.Int64
+	var together atomic.Bool
+	release := make(chan struct{})
+	ts.outbox.slots["alone"] = make(chan struct{}, 1)
+	ts.withKind(jobKind{name: "alone", limit: 1, timeout: time.Minute, run: func(context.Context, job, *pgx.Batch) error {
+		if running.Add(1) > 1 {
+			together.Store(true)
+		}
+		defer running.Add(-1)
+		if runs.Add(1) == 1 {
+			panic("the first")
+		}
+		<-release
+		return nil
+	}})
+	for range 4 {
+		ts.enqueue(newJob{kind: "alone", payload: 1})
+	}
+	ts.startWorking()
+	eventually(t, 30*time.Second, "the second runs and the others wait", func() bool {
+		return has(t, ts.outbox.queue) == [5]int64{0, 1, 3, 0, 4}
+	})
+	close(release)
+	eventually(t, 30*time.Second, "all jobs done", func() bool { return ts.living() == 0 })
+	if together.Load() || runs.Load() != 5 {
+		t.Errorf("two ran at once: %v; %d ran in all, want 5", together.Load(), runs.Load())
+	}
+}
+
+func TestAJobIsDeadOnlyWhenItsRowSaysSo(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	ts.withKind(jobKind{name: "hopeless", run: func(context.Context, job, *pgx.Batch) error { return permanent(errors.New("no")) }})
+	id := ts.enqueue(newJob{kind: "hopeless", payload: 1})
+	run := func() (e ending) {
+		ts.outbox.runJob(t.Context(), job{ID: id, Kind: "hopeless", Payload: []byte("1"), Attempt: 1}, func(got ending) { e = got })
+		return e
+	}
+	ts.exec(`ALTER TABLE jobs RENAME TO away`)
+	if e := run(); e.mode != "retry" || e.after != time.Minute || e.err != "no" {
+		t.Errorf("without the table: got %+v, want a retry", e)
+	}
+	ts.exec(`ALTER TABLE away RENAME TO jobs`)
+	if e := run(); e.mode != "dead" {
+		t.Errorf("with it: got %+v, want dead", e)
+	}
+}
