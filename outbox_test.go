@@ -374,4 +374,8 @@ func TestAJobIsDeadOnlyWhenItsRowSaysSo(t *testing.T) {
 	if e := run(); e.mode != "dead" {
 		t.Errorf("with it: got %+v, want dead", e)
 	}
+	ts.exec(`DELETE FROM jobs`) // another run was through first
+	if e := run(); e.mode != "done" {
+		t.Errorf("without its row: got %+v, want done", e)
+	}
 }
