@@ -340,7 +340,7 @@ func TestRedisCluster(t *testing.T) {
 		if err := q.remove(t.Context(), []string{"a"}); err != nil {
 			t.Error(err)
 		}
-		ts.anonymous().get("/ready").want(200)
+		eventually(t, time.Minute, "it is ready", func() bool { return ts.anonymous().get("/ready").status == 200 })
 	})
 	ts.run("is refused when any master would lose jobs, by its address", func(t *testing.T) {
 		if warning, err := q.checkRedis(t.Context()); err != nil || !strings.Contains(warning, "appendonly") {
@@ -442,7 +442,7 @@ func TestRedisSentinel(t *testing.T) {
 	if warning, err := ts.outbox.queue.checkRedis(t.Context()); err != nil || !strings.Contains(warning, "appendonly") {
 		t.Errorf("got %q, %v", warning, err)
 	}
-	ts.anonymous().get("/ready").want(200)
+	eventually(t, time.Minute, "it is ready", func() bool { return ts.anonymous().get("/ready").status == 200 })
 	ts.exec(`CREATE TABLE effects (job uuid)`)
 	ts.withKind(countKind)
 	ts.startWorking()

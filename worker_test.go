@@ -723,7 +723,7 @@ func TestACancelledJobIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	began := make(chan struct{}, 10)
-	ts.withKind(jobKind{name: "slow", run: func(ctx context.Context, _ job, effect *pgx.Batch) error {
+	ts.withKind(jobKind{name: "slow", timeout: time.Minute, run: func(ctx context.Context, _ job, effect *pgx.Batch) error {
 		began <- struct{}{}
 		effect.Queue(`INSERT INTO queues VALUES ('the effect', true)`)
 		<-ctx.Done()
