@@ -788,12 +788,14 @@ func TestAnUnknownKindWaitsForAProcessThatKnowsIt(t *testing.T) {
 func TestAUniqueJobIsMadeOnceWhileOneLivesAndAgainAfterwards(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
+	ts.exec(`CREATE TABLE effects (job uuid)`)
 	fail := atomic.Bool{}
 	fail.Store(true)
-	ts.withKind(jobKind{name: "once", run: func(context.Context, job, *pgx.Batch) error {
+	ts.withKind(jobKind{name: "once", run: func(_ context.Context, j job, effect *pgx.Batch) error {
 		if fail.Load() {
 			return permanent(errors.New("no"))
 		}
+		effect.Queue(`INSERT INTO effects VALUES ($1)`, j.ID)
 		return nil
 	}})
 	for range 5 {
@@ -809,22 +811,37 @@ func TestAUniqueJobIsMadeOnceWhileOneLivesAndAgainAfterwards(t *testing.T) {
 	})
 	fail.Store(false)
 	ts.enqueue(newJob{kind: "once", payload: 1, unique: "the only"}) // the dead one does not hold the key
-	eventually(t, 30*time.Second, "the second is done", func() bool { return ts.living() == 1 })
+	eventually(t, 30*time.Second, "the second is done", func() bool { return ts.effects() == 1 && ts.living() == 1 })
 	ts.enqueue(newJob{kind: "once", payload: 1, unique: "the only"})
-	eventually(t, 30*time.Second, "the third is done", func() bool { return ts.living() == 1 })
+	eventually(t, 30*time.Second, "the third is done", func() bool { return ts.effects() == 2 && ts.living() == 1 })
 }
 
 func TestAPayloadTooLargeForRedisStaysInItsRow(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
-	var got atomic.Int64
-	ts.withKind(jobKind{name: "big", run: func(_ context.Context, j job, _ *pgx.Batch) error {
-		got.Store(int64(len(j.Payload)))
+	q := ts.outbox.queue
+	var got, kept atomic.Int64
+	ts.withKind(jobKind{name: "big", run: func(ctx context.Context, j job, _ *pgx.Batch) error {
+		got.Add(int64(len(j.Payload)))
+		kept.Add(int64(len(q.redis.HGet(ctx, q.prefix+"jobs", j.ID).Val())))
 		return nil
 	}})
+	big := newJob{kind: "big", payload: strings.Repeat("x", 200_000)}
+	ts.enqueue(big)
+	ts.outbox.pushing.Wait()
+	wantHas(t, q, [5]int64{1, 0, 0, 0, 1})
+	b := &pgx.Batch{}
+	if _, err := queueJob(b, big); err != nil { // this one is left to the relay
+		t.Fatal(err)
+	}
+	if err := ts.db.send(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
 	ts.startWorking()
-	ts.enqueue(newJob{kind: "big", payload: strings.Repeat("x", 200_000)})
-	eventually(t, 30*time.Second, "it runs", func() bool { return got.Load() == 200_002 })
+	eventually(t, 30*time.Second, "both are done", func() bool { return ts.living() == 0 })
+	if got.Load() != 2*200_002 || kept.Load() == 0 || kept.Load() > maxPayload {
+		t.Errorf("got %d bytes, of which Redis had %d", got.Load(), kept.Load())
+	}
 	if _, err := queueJob(&pgx.Batch{}, newJob{kind: "big", payload: strings.Repeat("x", maxRowPayload)}); err == nil {
 		t.Error("a payload over a megabyte was taken")
 	}
