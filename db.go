@@ -7,6 +7,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,8 +38,9 @@ type database struct {
 	asked   time.Time    // when the last such question had its answer
 	alive   bool         // that answer
 
-	turns *turns               // of writers in one project
-	home  func(task uuid) uuid // the project that a task was last seen in; zero: not known
+	turns    *turns               // of writers in one project
+	searches *turns               // of all searches: they are long, and more at once than processors only wait for each other
+	home     func(task uuid) uuid // the project that a task was last seen in; zero: not known
 
 	changed   func(scopes []uuid) // is called after a commit with the projects and users whose log tells of it
 	uncertain func()              // is called when nobody knows whether there was a commit
@@ -87,7 +89,7 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	return &database{
-		pool: pool, turns: newTurns(writersAtOnce), home: func(uuid) uuid { return uuid{} },
+		pool: pool, turns: newTurns(writersAtOnce), searches: newTurns(1 + runtime.GOMAXPROCS(0)), home: func(uuid) uuid { return uuid{} },
 		changed: func([]uuid) {}, uncertain: func() {},
 	}, nil
 }
@@ -353,6 +355,12 @@ func (d *database) sendEach(ctx context.Context, b *pgx.Batch, read ...func(pgx.
 			return nil
 		})
 	})
+}
+
+// ignored reads the rows of a query for their effect only.
+func ignored(rows pgx.Rows) error {
+	rows.Close()
+	return rows.Err()
 }
 
 // one reads the only row of a query by column name; no row is the problem "not_found".
