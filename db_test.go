@@ -328,6 +328,9 @@ func TestClientsThatHangUp(t *testing.T) {
 		}
 		ada.get("/api/v1/tasks/" + task).want(200)
 	}
+	if text := ts.log.String(); strings.Contains(text, "request failed") {
+		t.Errorf("that clients hung up was logged as a failure: %s", text)
+	}
 	ada.patch("/api/v1/tasks/"+task, `{"title":"Kept"}`).want(200)
 	soon(t, "all connections back in the pool", func() bool { return ts.db.pool.Stat().AcquiredConns() == 0 })
 	if made := ts.db.pool.Stat().NewConnsCount(); made > 16 {

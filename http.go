@@ -86,12 +86,12 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // the answer has begun; the connection's end is all the client can be told
 	}
 	p, ok := errors.AsType[*problem](err)
+	_, busy := errors.AsType[*unavailableError](err) // a statement that was cancelled for its client, too
 	switch {
 	case ok:
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil: // the client has gone
+	case (busy || errors.Is(err, context.Canceled)) && r.Context().Err() != nil: // the client has gone
 		p = newProblem("unavailable", "")
 	default:
-		_, busy := errors.AsType[*unavailableError](err)
 		level, code := slog.LevelError, "internal"
 		if busy || errors.Is(err, context.DeadlineExceeded) {
 			level, code = slog.LevelWarn, "unavailable"
