@@ -169,6 +169,12 @@ const patchAccountSQL = `
 // that compute with people's zones would fail.
 const checkTimezoneSQL = `SELECT refuse('invalid_timezone') WHERE NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1)`
 
+// lockActiveSQL locks the account of who makes or keeps something by it: a request that was under way
+// when the account was deleted or deactivated leaves nothing behind.
+const lockActiveSQL = `
+	WITH u AS (SELECT id FROM users WHERE id = $1 AND is_active FOR NO KEY UPDATE)
+	SELECT refuse('unauthenticated') WHERE NOT EXISTS (SELECT FROM u)`
+
 // lockAccountSQL locks an account and judges If-Match.
 const lockAccountSQL = `
 	WITH u AS (SELECT version FROM users WHERE id = $1 FOR NO KEY UPDATE)
@@ -196,6 +202,7 @@ func (s *server) handlePatchMe(w http.ResponseWriter, r *http.Request) error {
 	if in.Timezone.set {
 		b.Queue(checkTimezoneSQL, in.Timezone.value)
 	}
+	b.Queue(lockActiveSQL, me)
 	b.Queue(lockAccountSQL, me, ifMatch(r))
 	b.Queue(patchAccountSQL, me, me, text)
 	b.Queue(accountByIDSQL, me)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -79,10 +78,6 @@ func TestRegister(t *testing.T) {
 		nobody.post(registerPath, registration("ada@example.org")).problem(409, "email_taken")
 		nobody.post(registerPath, registration("ADA@example.org")).problem(409, "email_taken")
 		ts.unchanged(before, "a taken address")
-		got := statuses(atOnce(8, func(int) *answer { return ts.anonymous().post(registerPath, registration("many@example.org")) }))
-		if got[201] != 1 || got[409] != 7 {
-			t.Errorf("eight at once: got %v, want one 201 and seven 409", got)
-		}
 	})
 	ts.run("takes any address that mail can be sent to", func(t *testing.T) {
 		for _, email := range []string{"a@localhost", "o'brien@example.org", "ada+taskflow@example.org", "a.b-c_d@mail.example.co.uk", "x@xn--bcher-kva.example", "1@2.example",
@@ -114,15 +109,6 @@ func TestRegister(t *testing.T) {
 		for password, code := range map[string]string{"": "required", "1234567": "too_short", "üüüüüüü": "too_short", strings.Repeat("a", 129): "too_long", "12345678\t": "invalid_text", "12345678\u0085": "invalid_text", "\n\n\n\n\n\n\n\n": "required"} {
 			nobody.post(registerPath, jsonOf(newAccount{"p@example.org", password, "A", "B"})).problem(422, "validation_failed").field("password", code)
 		}
-	})
-	ts.run("tells passwords apart that begin with the same 72 bytes", func(t *testing.T) {
-		long := strings.Repeat("no joke ", 9)
-		nobody.post(registerPath, jsonOf(newAccount{"long@example.org", long + "b", "A", "B"})).want(201)
-		nobody.post(loginPath, jsonOf(credentials{"long@example.org", long + "b"})).want(200)
-		for _, wrong := range []string{long, long + "c", long + "bb"} {
-			nobody.post(loginPath, jsonOf(credentials{"long@example.org", wrong})).problem(401, "invalid_credentials")
-		}
-		nobody.post(loginPath, `{"email":"long@example.org","password":"`+long+`b\u0000c"}`).problem(400, "malformed_json")
 	})
 	ts.run("names people as they are called", func(t *testing.T) {
 		nobody.post(registerPath, jsonOf(newAccount{"name@example.org", testPassword, "Ng", "O’Brien-Łukasiewicz 王 " + strings.Repeat("é", 20)})).want(201)
@@ -191,83 +177,26 @@ func invite(c *client, project, email string) string {
 	return c.post("/api/v1/projects/"+project+"/members", `{"email":"`+email+`","role":"member"}`).want(202).str("token")
 }
 
-func TestSignIn(t *testing.T) {
+func TestSignInGivesTheAccountAndANewSession(t *testing.T) {
 	t.Parallel()
-	ts := newTestServer(t, "BCRYPT_COST=8")
-	admin, ada, gone := ts.signUp("Admin"), ts.signUp("Ada"), ts.signUp("Gone")
-	admin.patch("/api/v1/users/"+gone.id, `{"isActive":false}`).want(200)
-	nobody := ts.anonymous()
-	attempts := map[string]string{
-		"wrong": jsonOf(credentials{ada.email, "wrong password"}), "unknown": jsonOf(credentials{"nobody@example.org", testPassword}), "deactivated": jsonOf(credentials{gone.email, testPassword}),
-	}
-
-	ts.run("gives the account and a new session", func(t *testing.T) {
-		again := ada.signIn()
-		again.get("/api/v1/me").want(200).is("id", ada.id)
-		ada.get("/api/v1/me").want(200)
-		ada.get("/api/v1/me/sessions?total=true").want(200).is("total", 2)
-		nobody.post(loginPath, jsonOf(credentials{strings.ToUpper(ada.email), testPassword})).want(200).is("user.id", ada.id)
-	})
-	ts.run("answers a wrong password, an unknown address and a deactivated account alike", func(t *testing.T) {
-		before := ts.state()
-		wrong := nobody.post(loginPath, attempts["wrong"]).problem(401, "invalid_credentials")
-		wantSame(t, wrong, nobody.post(loginPath, attempts["unknown"]))
-		wantSame(t, wrong, nobody.post(loginPath, attempts["deactivated"]))
-		for _, email := range []string{" " + ada.email, ada.email + ".", "' OR '1'='1", "%", ada.email + "\u200b"} {
-			wantSame(t, wrong, nobody.post(loginPath, jsonOf(credentials{email, testPassword})))
-		}
-		ts.unchanged(before, "a failed sign-in")
-	})
-	ts.run("answers none of the three sooner than a password is hashed", func(t *testing.T) {
-		fastest := map[string]time.Duration{}
-		for range 5 {
-			for name, body := range attempts {
-				start := time.Now()
-				nobody.post(loginPath, body).want(401)
-				fastest[name] = min(cmp.Or(fastest[name], time.Hour), time.Since(start))
-			}
-			start := time.Now()
-			if _, err := ts.hashPassword(t.Context(), "x"); err != nil {
-				t.Fatal(err)
-			}
-			fastest["one hash"] = min(cmp.Or(fastest["one hash"], time.Hour), time.Since(start))
-		}
-		for name, took := range fastest {
-			if took < fastest["one hash"]/2 {
-				t.Errorf("%s took %v, one hash %v", name, took, fastest["one hash"])
-			}
-		}
-	})
-	for change, statement := range map[string]string{
-		"the password is changed":    "UPDATE users SET password_hash = 'changed' WHERE id = $1",
-		"the account is deactivated": "UPDATE users SET is_active = false WHERE id = $1",
-	} {
-		ts.run("leaves no session behind when "+change+" meanwhile", func(t *testing.T) {
-			bob := ts.signUp("Bob")
-			tx, err := ts.db.pool.Begin(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tx.Rollback(t.Context())
-			if _, err := tx.Exec(t.Context(), statement, bob.id); err != nil {
-				t.Fatal(err)
-			}
-			answered := make(chan *answer)
-			go func() {
-				answered <- ts.anonymous().post(loginPath, jsonOf(credentials{bob.email, testPassword}))
-			}()
-			ts.waitForLock()
-			if err := tx.Commit(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			(<-answered).problem(401, "invalid_credentials")
-		})
-	}
+	ts := newTestServer(t)
+	ada := ts.signUp("Ada")
+	again := ada.signIn()
+	again.get("/api/v1/me").want(200).is("id", ada.id)
+	ada.get("/api/v1/me").want(200)
+	ada.get("/api/v1/me/sessions?total=true").want(200).is("total", 2)
+	ts.anonymous().post(loginPath, jsonOf(credentials{strings.ToUpper(ada.email), testPassword})).want(200).is("user.id", ada.id)
 }
 
-// waitForLock returns when a statement on this server's database waits for a lock. It asks on a
-// connection of its own, as those that wait may have taken all of the server's.
+// waitForLock returns when a statement on this server's database waits for a lock.
 func (ts *testServer) waitForLock() {
+	ts.t.Helper()
+	ts.waitForLocks(1)
+}
+
+// waitForLocks returns when so many statements wait for one. It asks on a connection of its own, as
+// those that wait may have taken all of the server's.
+func (ts *testServer) waitForLocks(n int) {
 	ts.t.Helper()
 	conn, err := pgx.Connect(ts.t.Context(), string(ts.config.databaseURL))
 	if err != nil {
@@ -275,9 +204,9 @@ func (ts *testServer) waitForLock() {
 	}
 	defer conn.Close(context.Background())
 	soon(ts.t, "a statement that waits for a lock", func() bool {
-		var waiting bool
-		err := conn.QueryRow(ts.t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')`).Scan(&waiting)
-		return err == nil && waiting
+		var waiting int
+		err := conn.QueryRow(ts.t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&waiting)
+		return err == nil && waiting >= n
 	})
 }
 
@@ -309,61 +238,6 @@ func TestRefresh(t *testing.T) {
 		c.refreshWith(c.refresh).want(200).is("refreshToken", next)
 		c.refreshWith(next).want(200)
 	})
-	ts.run("gives the same successor to twenty at once", func(t *testing.T) {
-		c := ada.signIn()
-		answers := atOnce(20, func(int) *answer { return c.refreshWith(c.refresh) })
-		for _, a := range answers {
-			a.want(200).is("refreshToken", answers[0].str("refreshToken"))
-		}
-		c.get("/api/v1/me").want(200)
-		c.refreshWith(answers[0].str("refreshToken")).want(200)
-	})
-	theft := func(name string, steal func(c *client) (again string)) {
-		ts.run("ends the session when a token comes back "+name, func(t *testing.T) {
-			c, other := ada.signIn(), ada.signIn()
-			again := steal(c)
-			c.refreshWith(again).problem(401, "invalid_refresh_token")
-			c.get("/api/v1/me").problem(401, "unauthenticated")
-			other.get("/api/v1/me").want(200)
-			if n, err := queryValue[int](t.Context(), ts.db, `SELECT count(*) FROM events WHERE kind = 'session.reuse_detected' AND subject = $1::text::uuid`, sessionOf(c)); err != nil || n != 1 {
-				t.Errorf("got %d entries in the log, %v, want 1", n, err)
-			}
-		})
-	}
-	theft("after its successor was used", func(c *client) string {
-		next := c.refreshWith(c.refresh).want(200).str("refreshToken")
-		c.refreshWith(next).want(200)
-		return c.refresh
-	})
-	theft("more than ten seconds later", func(c *client) string {
-		c.refreshWith(c.refresh).want(200)
-		ts.sql("UPDATE refresh_tokens SET used_at = used_at - interval '11 seconds' WHERE hash = $1", tokenHash(c.refresh))
-		return c.refresh
-	})
-	theft("from far back in the chain", func(c *client) string {
-		token := c.refresh
-		for range 3 {
-			token = c.refreshWith(token).want(200).str("refreshToken")
-		}
-		return c.refresh
-	})
-	ts.run("refuses the successor of a stolen token too", func(t *testing.T) {
-		c := ada.signIn()
-		next := c.refreshWith(c.refresh).want(200).str("refreshToken")
-		ts.sql("UPDATE refresh_tokens SET used_at = used_at - interval '11 seconds' WHERE hash = $1", tokenHash(c.refresh))
-		c.refreshWith(c.refresh).problem(401, "invalid_refresh_token")
-		c.refreshWith(next).problem(401, "invalid_refresh_token")
-		c.refreshWith(next).problem(401, "invalid_refresh_token")
-	})
-	ts.run("refuses what is no refresh token", func(t *testing.T) {
-		before := ts.state()
-		for _, token := range []string{"x", randomToken(), ada.refresh + "A", ada.refresh[1:], strings.ToLower(ada.refresh) + "A", "' OR 1=1 --"} {
-			ada.refreshWith(token).problem(401, "invalid_refresh_token")
-		}
-		ada.refreshWith(ada.token).problem(422, "validation_failed").field("refreshToken", "too_long")
-		ada.refreshWith("").problem(422, "validation_failed").field("refreshToken", "required")
-		ts.unchanged(before, "no refresh token")
-	})
 	ts.run("does not make a session longer", func(t *testing.T) {
 		c := ada.signIn()
 		ends := c.get("/api/v1/me/sessions").want(200).str("items.0.expiresAt")
@@ -372,11 +246,6 @@ func TestRefresh(t *testing.T) {
 		ts.sql("UPDATE sessions SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1::text::uuid", sessionOf(c))
 		c.refreshWith(next).problem(401, "invalid_refresh_token")
 		c.get("/api/v1/me").problem(401, "unauthenticated")
-	})
-	ts.run("is refused to a deactivated account", func(t *testing.T) {
-		bob := ts.signUp("Bob")
-		ada.patch("/api/v1/users/"+bob.id, `{"isActive":false}`).want(200)
-		bob.refreshWith(bob.refresh).problem(401, "invalid_refresh_token")
 	})
 }
 

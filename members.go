@@ -115,11 +115,12 @@ const (
 	keepInvitationSQL = `
 	SELECT refuse('forbidden', 'owner') FROM invitations
 	WHERE project_id = $1 AND (id = $3 OR email = $4) AND role_in($1, $2) < 'owner' AND role_in($1, $2) <= role`
-	userByEmailSQL  = `SELECT id FROM users WHERE email = $1 AND is_active`
+	userByEmailSQL = `SELECT id FROM users WHERE email = $1 AND is_active`
+	// insertMemberSQL waits for who deletes the account at this moment.
 	insertMemberSQL = `
 	WITH m AS (
 		INSERT INTO members (project_id, user_id, role)
-		SELECT $1, id, $4::text::member_role FROM users WHERE id = $3 AND is_active RETURNING user_id, role)
+		SELECT $1, id, $4::text::member_role FROM users WHERE id = $3 AND is_active FOR SHARE RETURNING user_id, role)
 	SELECT CASE WHEN NOT EXISTS (SELECT FROM m) THEN refuse('invalid_user', 'userId')
 		ELSE log_change($1, $2, 'member.added', $3, jsonb_build_object('role', jsonb_build_array(NULL, $4::text)))::text END`
 	deleteInvitedSQL = `DELETE FROM invitations WHERE project_id = $1 AND email = (SELECT email FROM users WHERE id = $2)`
@@ -407,6 +408,7 @@ func (s *server) handleAcceptInvitation(w http.ResponseWriter, r *http.Request) 
 	}
 	b := &pgx.Batch{}
 	b.Queue(enterInvitationSQL, hash, me)
+	b.Queue(lockActiveSQL, me)
 	b.Queue(acceptSQL, hash, me)
 	b.Queue(acceptedProjectSQL, invited.ID)
 	p, err := sendOne[project](r.Context(), s.db, b)

@@ -100,7 +100,7 @@ const (
 	SELECT $1 FROM p`
 	insertOwnerSQL = `
 	WITH m AS (INSERT INTO members (project_id, user_id, role)
-		SELECT $1, id, 'owner' FROM users WHERE id = $2 AND is_active RETURNING user_id)
+		SELECT $1, id, 'owner' FROM users WHERE id = $2 AND is_active FOR SHARE RETURNING user_id)
 	SELECT CASE WHEN NOT EXISTS (SELECT FROM m) THEN refuse('invalid_user', 'ownerId') END`
 	logProjectCreatedSQL = `
 	SELECT log_change(p.id, $2, 'project.created', p.id, changes('{}', project_fields(p))) FROM projects p WHERE p.id = $1`

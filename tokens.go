@@ -134,7 +134,7 @@ func (s *server) handleCreateAPIToken(w http.ResponseWriter, r *http.Request) er
 	}
 	me, id, token := callerOf(r.Context()).ID, newUUID(), apiTokenPrefix+randomToken()
 	b := &pgx.Batch{}
-	b.Queue(lockUserSQL, me)
+	b.Queue(lockActiveSQL, me)
 	b.Queue(limitAPITokensSQL, me, maxAPITokens)
 	b.Queue(insertAPITokenSQL, id, me, in.Name, tokenHash(token), in.Scopes, expires)
 	b.Queue(logAPITokenSQL, me, id, in.Name, in.Scopes)
