@@ -171,7 +171,7 @@ func readClaims(signed string, secret []byte) (claims, error) {
 	if decodeStrict(head, &header) != nil || decodeStrict(body, &c) != nil {
 		return claims{}, errToken
 	}
-	if header != (jwtHeader{"HS256", keyID(secret), "at+jwt"}) || c.Issuer != jwtIssuer || c.Audience != jwtAudience {
+	if header != (jwtHeader{"HS256", keyID(secret), "at+jwt"}) || c.Issuer != jwtIssuer || c.Audience != jwtAudience || min(c.IssuedAt, c.NotBefore) <= 0 {
 		return claims{}, errToken
 	}
 	return c, nil
