@@ -24,7 +24,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-const safeBcryptCost = 10 // the least that guards passwords
+const (
+	safeBcryptCost = 10             // the least that guards passwords
+	maxAccessTTL   = 24 * time.Hour // that can be set
+)
 
 // version is set by the linker; see the Makefile.
 var version = "dev"
@@ -129,7 +132,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.migrate = env.oneOf("MIGRATE", *migrate, "on", "off") == "on"
 	c.registration = env.oneOf("REGISTRATION", "", "open", "invite", "off")
 	c.bcryptCost = env.number("BCRYPT_COST", "", 12, 4, 16)
-	c.accessTTL = env.duration("ACCESS_TOKEN_TTL", 15*time.Minute, time.Minute, 24*time.Hour)
+	c.accessTTL = env.duration("ACCESS_TOKEN_TTL", 15*time.Minute, time.Minute, maxAccessTTL)
 	c.refreshTTL = env.duration("REFRESH_TOKEN_TTL", 720*time.Hour, time.Hour, 8760*time.Hour)
 	c.trashAge = time.Duration(env.number("TRASH_DAYS", "", 30, 1, 3650)) * 24 * time.Hour
 	c.dataDir = env.text("DATA_DIR", "", ".taskflow")

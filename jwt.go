@@ -171,10 +171,16 @@ func readClaims(signed string, secret []byte) (claims, error) {
 	if decodeStrict(head, &header) != nil || decodeStrict(body, &c) != nil {
 		return claims{}, errToken
 	}
-	if header != (jwtHeader{"HS256", keyID(secret), "at+jwt"}) || c.Issuer != jwtIssuer || c.Audience != jwtAudience || min(c.IssuedAt, c.NotBefore) <= 0 {
+	if header != (jwtHeader{"HS256", keyID(secret), "at+jwt"}) || c.Issuer != jwtIssuer || c.Audience != jwtAudience || !c.whole() {
 		return claims{}, errToken
 	}
 	return c, nil
+}
+
+// whole tells whether no claim is missing, and the token's life is one that can be set. Without a
+// session it would pass for what stands for an API token.
+func (c claims) whole() bool {
+	return c.Subject != (uuid{}) && c.Session != (uuid{}) && c.NotBefore > 0 && c.IssuedAt > 0 && c.Expires-c.IssuedAt <= int64(maxAccessTTL.Seconds())
 }
 
 // decodeStrict reads a JSON segment by the rules for request bodies: nothing unknown, nothing twice.
