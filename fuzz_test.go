@@ -208,6 +208,7 @@ func (f *fuzzer) recast() {
 		f.samples[rt.pattern], f.makers[rt.pattern] = s, cmp.Or(s.as, maker)
 		f.words = append(f.words, strings.FieldsFunc(s.path+" "+s.body, func(c rune) bool { return strings.ContainsRune(` /?&="{}[],:`, c) })...)
 	}
+	f.words = slices.DeleteFunc(f.words, func(word string) bool { _, token := f.issued.Load(word); return token }) // whose place is not a path, which is logged
 }
 
 // text is one that something may stumble over.

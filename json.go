@@ -108,8 +108,8 @@ func (s *jsonScanner) next() byte {
 }
 
 // value walks one value, which stands in depth others. t is the type it belongs to; nil where any
-// value may stand. path leads to it where that can be needed, within known types: a client's own
-// names can be long, and there can be as many values below them.
+// value may stand. path leads to it, but is not made longer where t is nil: a client's own names can
+// be long, and there can be as many values below them.
 func (s *jsonScanner) value(t reflect.Type, path string, depth int) error {
 	switch c := s.next(); {
 	case (c == '{' || c == '[') && depth == maxJSONDepth:
@@ -166,10 +166,9 @@ func (s *jsonScanner) object(t reflect.Type, path string, depth int) error {
 		field := ""
 		if fields != nil {
 			field = strings.TrimPrefix(path+"."+name, ".")
-		}
-		if fields != nil && !known {
-			s.unknown = append(s.unknown, unknownField(field, name, fields))
-			field = ""
+			if !known {
+				s.unknown = append(s.unknown, unknownField(field, name, fields))
+			}
 		}
 		s.space()
 		if s.next() != ':' {
