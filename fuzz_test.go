@@ -342,10 +342,11 @@ func (f *fuzzer) path(good string) string {
 
 // headers are those that change what a request means.
 func (f *fuzzer) headers(header http.Header) {
+	header.Set("X-Forwarded-For", fmt.Sprintf("2001:db8:%x::1", f.IntN(1<<16)))
 	for name, values := range map[string][]string{
 		"If-Match": {`"1"`, "*", `W/"1"`, `"99"`, "garbage", ""}, "If-None-Match": {`"1"`, "*", `"1", "2"`}, "Idempotency-Key": {"fuzz", "", `"quoted"`, strings.Repeat("k", 256), newUUID().String()},
 		"Content-Type": {"application/json", "application/merge-patch+json", "text/plain", "", "application/json; charset=utf-16"}, "Content-Encoding": {"identity", "gzip"}, "Origin": {"https://evil.example", "null"}, "Sec-Fetch-Site": {"cross-site", "same-origin"},
-		"X-Forwarded-For": {"192.0.2.1", "garbage"}, "X-Forwarded-Proto": {"https", "http"}, "X-Request-Id": {"fuzz", strings.Repeat("x", 100)}, "Range": {"bytes=0-1"}, "Accept": {"text/html", "*/*;q=0"}, "Accept-Encoding": {"gzip", "x"},
+		"X-Forwarded-For": {"192.0.2.1, 10.0.0.1", "garbage"}, "X-Forwarded-Proto": {"https", "http"}, "X-Request-Id": {"fuzz", strings.Repeat("x", 100)}, "Range": {"bytes=0-1"}, "Accept": {"text/html", "*/*;q=0"}, "Accept-Encoding": {"gzip", "x"},
 		"X-HTTP-Method-Override": {"DELETE"}, "Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "garbage"}, "Cookie": {"a=b"}, "Connection": {"close"}, "Last-Event-ID": {"1"}, "User-Agent": {strings.Repeat("ü", 600), ""},
 	} {
 		if f.IntN(20) == 0 {
@@ -436,6 +437,7 @@ func TestFuzzedRequests(t *testing.T) {
 	seed := rand.Uint64()
 	sc := newScene(t)
 	sc.unrecorded = true
+	sc.config.proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")} // so that not all random passwords come from one network
 	f := &fuzzer{scene: sc, Rand: rand.New(rand.NewPCG(seed, 0)), routes: sc.routes(), samples: map[string]sample{}, makers: map[string]*client{}}
 	const atOnce, round = 4, 500
 	rounds := max(4, *fuzzRequests/round)
