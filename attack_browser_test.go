@@ -48,7 +48,8 @@ func unshared(t *testing.T, got *answer) {
 // routesFromElsewhere sends to every route what another site's page can send, none of which has an
 // effect, and looks at what the route's own answer lets a browser do.
 func (a *attacks) routesFromElsewhere(t *testing.T) {
-	everyRoute(t, func(sc *scene, c *client, rt route, method string, good sample) {
+	sc := newScene(t)
+	sc.everyRoute(func(c *client, rt route, method string, good sample) {
 		t := sc.t.(*testing.T)
 		sc.unrecorded = true
 		if method != "GET" {

@@ -291,9 +291,12 @@ func TestCronAgreesWithAClockReadEveryMinute(t *testing.T) {
 	}
 }
 
-func FuzzParseCron(f *testing.F) {
-	for _, line := range []string{"* * * * *", "*/5 0-23/2 1,15 jan-mar mon", "60 24 32 13 8", "0 0 29 2 7", "1/2 * * * *", "@daily", "0 0 30 2 *"} {
+// FuzzCron looks for a line that is accepted and fires at a moment that its zone's clock does not show
+// or jump to, or that leaves out a whole minute that it fits.
+func FuzzCron(f *testing.F) {
+	for _, line := range []string{"* * * * *", "*/5 0-23/2 1,15 jan-mar mon", "60 24 32 13 8", "0 0 29 2 7", "1/2 * * * *", "@daily", "0 0 30 2 *", "7-59/20 */3 * * fri-sun", "30 2 * * *"} {
 		f.Add(line, int64(1774746000))
+		f.Add(line, int64(1792890000))
 	}
 	berlin := zoneOf(f, "Europe/Berlin")
 	f.Fuzz(func(t *testing.T, line string, unix int64) {
@@ -304,16 +307,37 @@ func FuzzParseCron(f *testing.F) {
 		if c.minutes == 0 || c.hours == 0 || c.days == 0 || c.months == 0 || c.weekdays == 0 || c.minutes>>60 != 0 || c.hours>>24 != 0 {
 			t.Fatalf("%q: %+v", line, c)
 		}
+		began := time.Now()
+		fits := func(wall time.Time) bool {
+			return c.minutes>>wall.Minute()&1 == 1 && c.hours>>wall.Hour()&1 == 1 && c.months>>wall.Month()&1 == 1 && c.onDay(wall.Day(), wall.Weekday())
+		}
 		at := time.Unix(unix%(1<<33), 0)
 		for range 3 {
 			next := c.next(at)
 			if next.IsZero() {
 				return
 			}
-			if !next.After(at) {
-				t.Fatalf("%q: %s is not after %s", line, next, at)
+			if !next.After(at) || next.Second() != 0 || next.Nanosecond() != 0 || next.After(at.AddDate(5, 0, 2)) {
+				t.Fatalf("%q: %s is no next after %s", line, next, at)
+			}
+			if !fits(onClock(next)) && !clockSetBetween(next.Add(-time.Second), next, berlin) {
+				t.Fatalf("%q fires at %s", line, next)
+			}
+			for m := at.Truncate(time.Minute).Add(time.Minute); m.Before(next) && m.Before(at.Add(3*time.Hour)); m = m.Add(time.Minute) {
+				if fits(onClock(m.In(berlin))) && (c.everyHour || !clockSetBetween(m.Add(-3*time.Hour), m, berlin)) {
+					t.Fatalf("%q after %s leaves out %s before %s", line, at, m, next)
+				}
 			}
 			at = next
 		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%q took %v", line, took)
+		}
 	})
+}
+
+// clockSetBetween tells whether a zone's clock was set between two moments.
+func clockSetBetween(from, to time.Time, zone *time.Location) bool {
+	_, end := from.In(zone).ZoneBounds()
+	return !end.IsZero() && !end.After(to)
 }

@@ -64,7 +64,7 @@ func (ts *testServer) effects() int64 {
 // dead waits until so many rows are dead.
 func (ts *testServer) dead(want int64) {
 	ts.t.Helper()
-	eventually(ts.t, 10*time.Second, fmt.Sprint(want, " dead jobs"), func() bool {
+	eventually(ts.t, 30*time.Second, fmt.Sprint(want, " dead jobs"), func() bool {
 		n, err := queryValue[int64](ts.t.Context(), ts.db, `SELECT count(*) FROM jobs WHERE dead_at IS NOT NULL`)
 		return err == nil && n == want && ts.redis.ZCard(ts.t.Context(), ts.outbox.queue.prefix+"dead").Val() == want
 	})
@@ -147,7 +147,7 @@ func TestDashboardShowsAJobWithItsAttemptsAndWithoutItsSecrets(t *testing.T) {
 		"big": int64(9007199254740993), "user": map[string]any{"password": "hunter2"}, "note": "<b>see</b> https://x.test/?token=hunter3",
 	}, trace: "req-1"})
 	var a *answer
-	eventually(t, 10*time.Second, "two attempts", func() bool {
+	eventually(t, 30*time.Second, "two attempts", func() bool {
 		a = admin.get("/api/v1/admin/jobs/" + id).want(200)
 		return a.at("tries.1") != nil && a.str("state") == "scheduled"
 	})
@@ -172,15 +172,15 @@ func TestDashboardRetriesOneDeadJobFromItsRow(t *testing.T) {
 	id := ts.enqueue(newJob{kind: "doomed", payload: "bad"})
 	ts.dead(1)
 	admin.post("/api/v1/admin/jobs/"+id+"/retry", "").want(204) // dies again
-	eventually(t, 5*time.Second, "a second attempt", func() bool {
+	eventually(t, 30*time.Second, "a second attempt", func() bool {
 		return admin.get("/api/v1/admin/jobs/"+id).at("tries.1") != nil
 	})
 	ts.dead(1)
 	mend()
 	admin.post("/api/v1/admin/jobs/"+id+"/retry", "").want(204)
-	eventually(t, 5*time.Second, "it is done", func() bool { return ts.living() == 0 && ts.effects() == 1 })
+	eventually(t, 30*time.Second, "it is done", func() bool { return ts.living() == 0 && ts.effects() == 1 })
 	admin.post("/api/v1/admin/jobs/"+id+"/retry", "").problem(404, "not_found")
-	eventually(t, 5*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
+	eventually(t, 30*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
 }
 
 func TestDashboardRetriesWhatRedisForgot(t *testing.T) {
@@ -189,13 +189,13 @@ func TestDashboardRetriesWhatRedisForgot(t *testing.T) {
 	admin := ts.signUp("Ada")
 	mend, _ := ts.withKinds()
 	ts.startWorking()
-	time.Sleep(1500 * time.Millisecond) // the first sweep is over, the next is 30 s away
+	ts.swept()
 	id := ts.enqueue(newJob{kind: "doomed", payload: 1})
 	ts.dead(1)
 	ts.redis.Del(t.Context(), ts.outbox.queue.prefix+"dead", ts.outbox.queue.prefix+"jobs", ts.outbox.queue.prefix+"tries")
 	mend()
 	admin.post("/api/v1/admin/jobs/"+id+"/retry", "").want(204)
-	eventually(t, 3*time.Second, "it is done", func() bool { return ts.living() == 0 })
+	eventually(t, sweepEvery/2, "it is done", func() bool { return ts.living() == 0 })
 }
 
 func TestDashboardRetryRunsADelayedJobAtOnceAndLeavesARunningOneAlone(t *testing.T) {
@@ -209,7 +209,7 @@ func TestDashboardRetryRunsADelayedJobAtOnceAndLeavesARunningOneAlone(t *testing
 	<-began
 	ts.outbox.pushing.Wait()
 	admin.post("/api/v1/admin/jobs/"+later+"/retry", "").want(204)
-	eventually(t, 5*time.Second, "the delayed job is done", func() bool { return ts.effects() == 1 })
+	eventually(t, 30*time.Second, "the delayed job is done", func() bool { return ts.effects() == 1 })
 	admin.post("/api/v1/admin/jobs/"+slow+"/retry", "").problem(409, "job_not_waiting")
 	if n := len(admin.get("/api/v1/admin/audit").strs("id")); n != 1 {
 		t.Errorf("%d entries of what was done, want 1: a refusal is none", n)
@@ -245,7 +245,7 @@ func TestDashboardDeletesARunningJobAndItsEffectDoesNotHappen(t *testing.T) {
 	id := ts.enqueue(newJob{kind: "slow", payload: 1})
 	<-began
 	admin.delete("/api/v1/admin/jobs/" + id).want(204)
-	eventually(t, 8*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
+	eventually(t, 30*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
 	if ts.effects() != 0 || ts.living() != 0 || len(began) != 0 {
 		t.Errorf("%d effects, %d rows, %d more runs; want none", ts.effects(), ts.living(), len(began))
 	}
@@ -282,7 +282,7 @@ func TestDashboardGroupsDeadJobsAndChangesAllOfAGroup(t *testing.T) {
 	ts.dead(5)
 	mend()
 	admin.post(adminQueue+"/retry-dead", `{"group":"`+doomed+`"}`).want(200).is("matched", 3).is("touched", 3)
-	eventually(t, 5*time.Second, "they are done", func() bool { return ts.effects() == 3 })
+	eventually(t, 30*time.Second, "they are done", func() bool { return ts.effects() == 3 })
 	admin.post(adminQueue+"/delete-dead", `{"group":"`+odd+`"}`).want(200).is("touched", 1)
 	admin.post(adminQueue+"/delete-dead", `{}`).want(200).is("touched", 1)
 	ts.dead(0)
@@ -311,14 +311,14 @@ func TestDashboardPauseOutlivesWhatRedisForgets(t *testing.T) {
 	admin.post(adminQueue+"/pause", "").want(204)
 	admin.post(adminQueue+"/pause", "").want(204)
 	ts.enqueue(newJob{kind: "quick", payload: 1})
-	time.Sleep(300 * time.Millisecond)
+	ts.outbox.pushing.Wait()
 	keys, err := ts.redis.Keys(t.Context(), ts.config.redisSpace+":*").Result()
 	if err != nil || len(keys) == 0 {
 		t.Fatalf("no keys: %v", err)
 	}
 	ts.redis.Del(t.Context(), slices.DeleteFunc(keys, func(key string) bool { return strings.HasSuffix(key, "workers") })...)
 	admin.get("/api/v1/admin/queues").is("items.0.paused", true)
-	eventually(t, 3*time.Second, "the relay pauses it again", func() bool {
+	eventually(t, 30*time.Second, "the relay pauses it again", func() bool {
 		return ts.redis.Exists(t.Context(), ts.outbox.queue.prefix+"paused").Val() == 1
 	})
 	second := ts.enqueue(newJob{kind: "quick", payload: 1})
@@ -328,7 +328,7 @@ func TestDashboardPauseOutlivesWhatRedisForgets(t *testing.T) {
 	}
 	admin.post(adminQueue+"/resume", "").want(204)
 	admin.get("/api/v1/admin/queues").is("items.0.paused", false)
-	eventually(t, 5*time.Second, "all is done", func() bool { return ts.living() == 0 && ts.effects() == 2 })
+	eventually(t, 30*time.Second, "all is done", func() bool { return ts.living() == 0 && ts.effects() == 2 })
 	if got := admin.get("/api/v1/admin/audit").strs("action"); !slices.Equal(got, []string{"queue.resumed", "queue.paused", "queue.paused"}) {
 		t.Errorf("audit: %v", got)
 	}
@@ -390,7 +390,7 @@ func TestDashboardLagIsOfTheOldestJobThatNobodyHolds(t *testing.T) {
 	admin.post(adminQueue+"/pause", "").want(204)
 	ts.enqueue(newJob{kind: "quick", payload: 1, runAt: time.Now().Add(-time.Minute)})
 	ts.outbox.snapshot.expire()
-	if lag := admin.get("/api/v1/admin/queues").num("items.0.outboxLagMs"); lag < 60_000 || lag > 70_000 {
+	if lag := admin.get("/api/v1/admin/queues").num("items.0.outboxLagMs"); lag < 60_000 || lag > 120_000 {
 		t.Errorf("the lag is %d ms, want a minute", lag)
 	}
 }

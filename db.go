@@ -7,6 +7,7 @@ import (
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,24 +22,25 @@ import (
 )
 
 const (
-	acquireTimeout = 2 * time.Second        // waiting for a free connection or a dead server
-	pingTimeout    = 700 * time.Millisecond // for one connection that was idle, before the next is tried
-	patience       = time.Second            // with a statement, and then with the server, before both are given up
-	txAttempts     = 4                      // of a transaction that may run again
-	writersAtOnce  = 2                      // in one project: one commits while the next is on its way
+	patience      = time.Second            // with a statement, and then with the server, before both are given up; twice that for a connection
+	pingTimeout   = 700 * time.Millisecond // for one connection that was idle, before the next is tried
+	txAttempts    = 4                      // of a transaction that may run again
+	writersAtOnce = 2                      // in one project: one commits while the next is on its way
 )
 
 // database is the pool with the few ways this program talks to PostgreSQL. Each of them waits a
 // bounded time for a connection and turns what a client may know of an error into a problem.
 type database struct {
-	pool    *pgxpool.Pool
-	answers atomic.Int64 // that statements had, also by refusals
-	asking  sync.Mutex   // held while the server is asked for a sign of life
-	asked   time.Time    // when the last such question had its answer
-	alive   bool         // that answer
+	pool     *pgxpool.Pool
+	patience time.Duration // the constant, but in tests
+	answers  atomic.Int64  // that statements had, also by refusals
+	asking   sync.Mutex    // held while the server is asked for a sign of life
+	asked    time.Time     // when the last such question had its answer
+	alive    bool          // that answer
 
-	turns *turns               // of writers in one project
-	home  func(task uuid) uuid // the project that a task was last seen in; zero: not known
+	turns    *turns               // of writers in one project
+	searches *turns               // of all searches: they are long, and more at once than processors only wait for each other
+	home     func(task uuid) uuid // the project that a task was last seen in; zero: not known
 
 	changed   func(scopes []uuid) // is called after a commit with the projects and users whose log tells of it
 	uncertain func()              // is called when nobody knows whether there was a commit
@@ -54,7 +56,7 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 	if maxConns > 0 {
 		cfg.MaxConns = int32(maxConns)
 	}
-	cfg.ConnConfig.ConnectTimeout = acquireTimeout
+	cfg.ConnConfig.ConnectTimeout = 2 * patience
 	cfg.PingTimeout = pingTimeout
 	for name, value := range map[string]string{
 		"application_name":                    "taskflow",
@@ -87,7 +89,7 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	return &database{
-		pool: pool, turns: newTurns(writersAtOnce), home: func(uuid) uuid { return uuid{} },
+		pool: pool, patience: patience, turns: newTurns(writersAtOnce), searches: newTurns(1 + runtime.GOMAXPROCS(0)), home: func(uuid) uuid { return uuid{} },
 		changed: func([]uuid) {}, uncertain: func() {},
 	}, nil
 }
@@ -95,13 +97,13 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 // changedScopes is where a connection keeps what notices told of the present transaction.
 const changedScopes = "changed scopes"
 
-// conn runs fn with a connection, waiting at most acquireTimeout for it; or with that of the
+// conn runs fn with a connection, waiting at most twice the patience for it; or with that of the
 // transaction that ctx belongs to.
 func (d *database) conn(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 	if held := heldOf(ctx); held != nil {
 		return fn(held.conn)
 	}
-	wait, cancel := context.WithTimeout(ctx, acquireTimeout)
+	wait, cancel := context.WithTimeout(ctx, 2*d.patience)
 	c, err := d.pool.Acquire(wait)
 	cancel()
 	if err != nil {
@@ -148,14 +150,14 @@ func (d *database) watch(c *pgxpool.Conn, fn func(*pgxpool.Conn) error) error {
 	var timer *time.Timer
 	over := false
 	mu.Lock()
-	timer = time.AfterFunc(patience, func() {
+	timer = time.AfterFunc(d.patience, func() {
 		lives := d.lives()
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
 		case over:
 		case lives:
-			timer.Reset(patience)
+			timer.Reset(d.patience)
 		default:
 			c.Conn().PgConn().Conn().Close() // fn fails with it
 		}
@@ -183,7 +185,7 @@ func (d *database) lives() bool {
 	if d.asked.After(began) {
 		return d.alive
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), d.patience)
 	defer cancel()
 	c, err := pgconn.ConnectConfig(ctx, &d.pool.Config().ConnConfig.Config)
 	if err == nil {
@@ -353,6 +355,12 @@ func (d *database) sendEach(ctx context.Context, b *pgx.Batch, read ...func(pgx.
 			return nil
 		})
 	})
+}
+
+// ignored reads the rows of a query for their effect only.
+func ignored(rows pgx.Rows) error {
+	rows.Close()
+	return rows.Err()
 }
 
 // one reads the only row of a query by column name; no row is the problem "not_found".

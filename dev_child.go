@@ -118,6 +118,20 @@ func (c *childServer) end(signals ...os.Signal) error {
 	return fmt.Errorf("%s (process %d) does not end; see %s", c.name, c.cmd.Process.Pid, c.log)
 }
 
+// killAll kills c and what it started, and returns once they are gone, or after a second: where nobody waits
+// for orphans, they stay for ever, dead.
+func (c *childServer) killAll() error {
+	signalGroup(c.cmd.Process.Pid, syscall.SIGKILL)
+	err := c.end(syscall.SIGKILL)
+	for range time.Second / childPollEvery {
+		if signalGroup(c.cmd.Process.Pid, 0) != nil {
+			break
+		}
+		time.Sleep(childPollEvery)
+	}
+	return err
+}
+
 // openChildLog empties the log of an earlier run: the end of a log has to explain a start that fails.
 func openChildLog(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)

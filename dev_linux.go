@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
-	"time"
 )
 
 // serverLocale is the same on every machine; plain C would not fold the case of Ä.
@@ -66,20 +65,8 @@ func (r runAs) attributes(death syscall.Signal) *syscall.SysProcAttr {
 	return attr
 }
 
-// killGroup kills c and all that it started, and returns once they are gone, or after a second: where nobody
-// waits for orphans they stay in the group for ever, dead.
-func (c *childServer) killGroup() error {
-	group := -c.cmd.Process.Pid // see attributes
-	syscall.Kill(group, syscall.SIGKILL)
-	err := c.end(syscall.SIGKILL)
-	for range time.Second / childPollEvery {
-		if syscall.Kill(group, 0) != nil {
-			break
-		}
-		time.Sleep(childPollEvery)
-	}
-	return err
-}
+// signalGroup signals a process of attributes and all that it started; 0 only asks whether any is left.
+func signalGroup(leader int, signal syscall.Signal) error { return syscall.Kill(-leader, signal) }
 
 // own gives folder and all in it to r if it belongs to this process's user or to another of users. It
 // takes it from nobody else, who could not use it any more: running as root may have been a mistake.

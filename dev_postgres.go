@@ -153,7 +153,7 @@ func (p *privatePostgres) makeData(ctx context.Context, forks forker, user runAs
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("make database: %w", context.Cause(ctx)), c.killGroup()) // initdb runs postgres
+		return errors.Join(fmt.Errorf("make database: %w", context.Cause(ctx)), c.killAll()) // initdb runs postgres
 	}
 	if !c.cmd.ProcessState.Success() {
 		return c.failed(fmt.Errorf("make database: initdb: %v", c.cmd.ProcessState))

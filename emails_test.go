@@ -74,7 +74,7 @@ func TestMailOfWhatConcernsAnAccount(t *testing.T) {
 	})
 	ts.run("cannot be made to carry anything else", func(t *testing.T) {
 		links := regexp.MustCompile(`https?://\S|www\.\S`)
-		for i, name := range []string{"{{.Link}}", `"><img src=x>`, "http://evil.example/?a=b", "ünïcödé 王", "Ada\u2028Bcc: x"} {
+		for i, name := range []string{"{link}", `"><img src=x>`, "http://evil.example/?a=b", "ünïcödé 王", "Ada\u2028Bcc: x"} {
 			email := fmt.Sprintf("name%d@example.org", i)
 			ts.anonymous().post(registerPath, jsonOf(newAccount{email, testPassword, name, "Tester"})).want(201)
 			m := ts.lastMail(ms, email, 1)
@@ -147,9 +147,9 @@ func TestEveryMailCanBeWritten(t *testing.T) {
 		if e.link != "" {
 			l.Link = "https://tasks.example.org/account#" + e.link + "=x"
 		}
-		subject, text, html, err := e.write(l)
-		if err != nil || subject == "" || len(subject) > 78 || !strings.HasPrefix(text, "Hello Ada,\n\n") || strings.Contains(text+html, "{{") || strings.Contains(text+html, "<no value>") {
-			t.Errorf("%s: got %v, %q, %q", kind, err, subject, text)
+		subject, text, html := e.write(l)
+		if subject == "" || len(subject) > 78 || !strings.HasPrefix(text, "Hello Ada,\n\n") || strings.ContainsAny(subject+text+html, "{}%") {
+			t.Errorf("%s: got %q, %q, %s", kind, subject, text, html)
 		}
 		if linked := strings.Contains(text, "\n"+l.Link+"\n") && strings.Contains(html, `<a href="`+l.Link+`"`) && strings.Contains(html, ">"+e.button+"</a>"); linked != (e.link != "") {
 			t.Errorf("%s: its link is wrong: %s %s", kind, text, html)

@@ -63,8 +63,10 @@ func (s *server) front(mux http.Handler) http.Handler {
 		if scheme == "https" {
 			header.Set("Strict-Transport-Security", "max-age=31536000") // RFC 6797
 		}
-		if s.stopping.Load() {
-			header.Set("Connection", "close") // so that the client's next request goes elsewhere
+		if s.stopping.Load() || r.TransferEncoding != nil || !r.ProtoAtLeast(1, 1) {
+			// So that the client's next request goes elsewhere; and that what a proxy took for a part of
+			// this one, by a length beside the chunks or none, is not taken for the next (RFC 9112, section 6.1).
+			header.Set("Connection", "close")
 		}
 		defer func() {
 			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -86,12 +87,12 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // the answer has begun; the connection's end is all the client can be told
 	}
 	p, ok := errors.AsType[*problem](err)
+	_, busy := errors.AsType[*unavailableError](err) // a statement that was cancelled for its client, too
 	switch {
 	case ok:
-	case errors.Is(err, context.Canceled) && r.Context().Err() != nil: // the client has gone
+	case (busy || errors.Is(err, context.Canceled)) && r.Context().Err() != nil: // the client has gone
 		p = newProblem("unavailable", "")
 	default:
-		_, busy := errors.AsType[*unavailableError](err)
 		level, code := slog.LevelError, "internal"
 		if busy || errors.Is(err, context.DeadlineExceeded) {
 			level, code = slog.LevelWarn, "unavailable"
@@ -135,13 +136,17 @@ func decode[T invalidator](w http.ResponseWriter, r *http.Request) (T, error) {
 // readBody reads a body whole; guard has limited it.
 func readBody(r *http.Request) ([]byte, error) {
 	data, err := io.ReadAll(r.Body)
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", tooLarge.Limit))
+	if beyond, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, tooLarge(beyond.Limit)
 	}
 	if err != nil {
 		return nil, newProblem("bad_request", "The body could not be read to its end.")
 	}
 	return data, nil
+}
+
+func tooLarge(most int64) *problem {
+	return newProblem("body_too_large", fmt.Sprintf("The body must be at most %d bytes.", most))
 }
 
 // checkMedia refuses a body that does not say that it is JSON, or is encoded on top of it.
@@ -540,12 +545,23 @@ func (f *fields) text(field, value string, least, most int, long bool) {
 		f.wrong(field, "too_short", fmt.Sprintf("must have at least %d characters", least))
 	case n > most:
 		f.wrong(field, "too_long", fmt.Sprintf("must have at most %d characters", most))
-	case least > 0 && strings.TrimSpace(value) == "":
+	case least > 0 && !strings.ContainsFunc(value, isVisible):
 		f.wrong(field, "required", "must not be blank")
 	case strings.ContainsFunc(value, func(r rune) bool { return isControl(r) && !(long && (r == '\n' || r == '\t' || r == '\r')) }):
 		f.wrong(field, "invalid_text", "must not contain control characters")
+	case !long && strings.ContainsFunc(value, turnsText):
+		f.wrong(field, "invalid_text", "must not contain characters that turn the direction of what stands after them")
 	}
 }
+
+// isVisible tells whether a character shows: a text of none is as good as empty.
+func isVisible(r rune) bool {
+	return unicode.IsGraphic(r) && !unicode.IsSpace(r) && !unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
+}
+
+// turnsText tells whether a character embeds, overrides or isolates a direction of writing (UAX 9):
+// in a name it would have the text around show as something else.
+func turnsText(r rune) bool { return 0x202a <= r && r <= 0x202e || 0x2066 <= r && r <= 0x2069 }
 
 func (f *fields) oneOf(field, value string, choices ...string) {
 	if !slices.Contains(choices, value) {

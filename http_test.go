@@ -185,7 +185,6 @@ func TestCursors(t *testing.T) {
 		"/api/v1/projects?sort=name": "id", "/api/v1/projects?sort=-createdAt": "id", "/api/v1/me/sessions?": "id", "/api/v1/users?": "id", "/api/v1/projects/" + sc.project + "/members?": "user",
 		"/api/v1/projects/" + sc.project + "/activity?": "seq", "/api/v1/projects/" + sc.project + "/invitations?": "id",
 	}
-	first := map[string]string{}
 
 	sc.run("lead through a whole list, each row once, whatever the size of the pages", func(t *testing.T) {
 		for path, field := range lists {
@@ -201,44 +200,9 @@ func TestCursors(t *testing.T) {
 				}
 			}
 			sc.owner.get(path+"&total=true&limit=1").want(200).is("total", len(whole))
-			first[path] = sc.owner.get(path + "&limit=1").want(200).str("next")
-			sc.owner.get(path+"&total=true&limit=2&cursor="+first[path]).want(200).is("total", len(whole)) // the size may change on the way
+			first := sc.owner.get(path + "&limit=1").want(200).str("next")
+			sc.owner.get(path+"&total=true&limit=2&cursor="+first).want(200).is("total", len(whole)) // the size may change on the way
 		}
-	})
-	refused := func(c *client, path, cursor string) {
-		c.s.t.Helper()
-		c.refused("GET", path+"&cursor="+cursor, "", 400, "bad_parameter").field("cursor", "invalid_cursor")
-	}
-	sc.run("are good for their own list and caller only", func(t *testing.T) {
-		for path := range lists {
-			for other, cursor := range first {
-				if other != path {
-					refused(sc.owner, path, cursor)
-				}
-			}
-			if sc.admin.get(path).status == 200 {
-				refused(sc.admin, path, first[path])
-			}
-		}
-		refused(sc.owner, "/api/v1/tasks?sort=title&status=todo", first["/api/v1/tasks?sort=title"])
-		refused(sc.owner, "/api/v1/tasks?sort=-title", first["/api/v1/tasks?sort=title"])
-	})
-	sc.run("cannot be altered", func(t *testing.T) {
-		const path = "/api/v1/tasks?sort=title"
-		good := first[path]
-		for i := range good {
-			for _, c := range "AZz9-" {
-				if altered := good[:i] + string(c) + good[i+1:]; altered != good {
-					if _, err := sc.keys.openCursor(altered, "GET"); err == nil {
-						t.Errorf("%s is accepted", altered)
-					}
-				}
-			}
-		}
-		for _, altered := range []string{good[1:], good[:len(good)-1], good + "A", good + "=", good + "==", strings.ToUpper(good), good + good, good[:22], "e30", "AAAA" + good[4:]} {
-			refused(sc.owner, path, altered)
-		}
-		sc.owner.get(path + "&cursor=" + good).want(200)
 	})
 	sc.run("keep their place while rows come and go", func(t *testing.T) {
 		const path = "/api/v1/tasks?sort=-number&limit=3"

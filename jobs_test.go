@@ -34,11 +34,11 @@ func TestTheInboxTellsWhatConcernsItsUser(t *testing.T) {
 	alice.add(project, bob, roleMember)
 	task := alice.task(project, "Ship", `"assigneeId":"`+bob.id+`"`)
 	inbox := func() []string { return bob.get("/api/v1/notifications").want(200).strs("kind") }
-	eventually(t, 5*time.Second, "both entries", func() bool { return len(inbox()) == 2 })
+	eventually(t, 30*time.Second, "both entries", func() bool { return len(inbox()) == 2 })
 
 	t.Run("an assignment that changes nothing is told no second time", func(t *testing.T) {
 		alice.patch("/api/v1/tasks/"+task, `{"assigneeId":"`+bob.id+`"}`).want(200)
-		eventually(t, 5*time.Second, "the job is done", func() bool { return ts.living() == 0 })
+		eventually(t, 30*time.Second, "the job is done", func() bool { return ts.living() == 0 })
 		if got := inbox(); len(got) != 2 || !slices.Contains(got, "task.assigned") || !slices.Contains(got, "member.added") {
 			t.Errorf("got %v", got)
 		}
@@ -46,7 +46,7 @@ func TestTheInboxTellsWhatConcernsItsUser(t *testing.T) {
 	t.Run("one's own acts are not told", func(t *testing.T) {
 		bob.patch("/api/v1/tasks/"+task, `{"assigneeId":null}`).want(200)
 		bob.patch("/api/v1/tasks/"+task, `{"assigneeId":"`+bob.id+`"}`).want(200)
-		eventually(t, 5*time.Second, "the job is done", func() bool { return ts.living() == 0 })
+		eventually(t, 30*time.Second, "the job is done", func() bool { return ts.living() == 0 })
 		if got := inbox(); len(got) != 2 {
 			t.Errorf("got %v", got)
 		}
@@ -182,13 +182,13 @@ func TestASeriesGoesOnWhenItsTaskIsDone(t *testing.T) {
 	task := alice.task(project, "Water the plants", `"recurrence":"FREQ=DAILY;INTERVAL=2"`, `"dueDate":"`+due+`"`, `"labels":["home"]`)
 	alice.patch("/api/v1/tasks/"+task, `{"status":"done"}`).want(200)
 	next := func() *answer { return alice.get("/api/v1/tasks?status=todo&projectId=" + project).want(200) }
-	eventually(t, 5*time.Second, "the next task", func() bool { return len(next().strs("id")) == 1 })
+	eventually(t, 30*time.Second, "the next task", func() bool { return len(next().strs("id")) == 1 })
 	next().is("items.0.dueDate", today.AddDate(0, 0, 5).Format(time.DateOnly)).is("items.0.title", "Water the plants").is("items.0.labels.0", "home").is("items.0.number", 2)
 
 	t.Run("reopening and doing it again makes no second", func(t *testing.T) {
 		alice.patch("/api/v1/tasks/"+task, `{"status":"todo"}`).want(200)
 		alice.patch("/api/v1/tasks/"+task, `{"status":"done"}`).want(200)
-		eventually(t, 5*time.Second, "the job is done", func() bool { return ts.living() == 0 })
+		eventually(t, 30*time.Second, "the job is done", func() bool { return ts.living() == 0 })
 		if got := next().strs("id"); len(got) != 1 {
 			t.Errorf("got %v", got)
 		}
@@ -196,7 +196,7 @@ func TestASeriesGoesOnWhenItsTaskIsDone(t *testing.T) {
 	t.Run("an overdue one goes on from today", func(t *testing.T) {
 		late := alice.task(project, "Late", `"recurrence":"FREQ=DAILY"`, `"dueDate":"2024-01-01"`)
 		alice.patch("/api/v1/tasks/"+late, `{"status":"done"}`).want(200)
-		eventually(t, 5*time.Second, "the next", func() bool {
+		eventually(t, 30*time.Second, "the next", func() bool {
 			return slices.Contains(next().strs("dueDate"), time.Now().UTC().Format(time.DateOnly))
 		})
 	})
@@ -204,7 +204,7 @@ func TestASeriesGoesOnWhenItsTaskIsDone(t *testing.T) {
 		undated := alice.task(project, "Undated", `"recurrence":"FREQ=WEEKLY;COUNT=3"`)
 		for range 2 {
 			alice.patch("/api/v1/tasks/"+undated, `{"status":"done"}`).want(200)
-			eventually(t, 5*time.Second, "the next", func() bool {
+			eventually(t, 30*time.Second, "the next", func() bool {
 				a := alice.get("/api/v1/tasks?status=todo&search=Undated&projectId=" + project).want(200)
 				if len(a.strs("id")) != 1 {
 					return false
@@ -252,7 +252,7 @@ func TestJobsOfADeletedProjectAreDroppedAndTheirNeighboursFlowOn(t *testing.T) {
 	}
 	ts.exec(`DELETE FROM projects WHERE id = $1`, gone)
 	ts.startWorking()
-	eventually(t, 10*time.Second, "no job is left, not even a dead one", func() bool { return ts.living() == 0 })
+	eventually(t, 30*time.Second, "no job is left, not even a dead one", func() bool { return ts.living() == 0 })
 	bob.get("/api/v1/notifications?total=true").want(200).is("total", 2)
 	alice.get("/api/v1/tasks?total=true&projectId="+kept).want(200).is("total", 2)
 }
@@ -273,7 +273,8 @@ func TestAJobTooLargeToKeepIsRefusedWithAllThatCausesIt(t *testing.T) {
 	}
 }
 
-// switchable is a proxy between the service and a store that can be switched off.
+// switchable is a proxy between the service and a store that can be switched off: then it takes
+// connections and says nothing, so that whoever waits for the store waits for long.
 type switchable struct {
 	listener net.Listener
 	mu       sync.Mutex
@@ -295,33 +296,38 @@ func newSwitchable(t *testing.T, target string) *switchable {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("unix", target)
-			s.mu.Lock()
-			if err != nil || s.off {
-				client.Close()
-				s.mu.Unlock()
-				continue
-			}
-			s.open = append(s.open, client, server)
-			s.mu.Unlock()
-			go func() { io.Copy(server, client); server.Close() }()
-			go func() { io.Copy(client, server); client.Close() }()
+			s.take(client, target)
 		}
 	}()
 	return s
 }
 
-// set switches off, which breaks all connections, or on again.
+func (s *switchable) take(client net.Conn, target string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = append(s.open, client)
+	if s.off {
+		return
+	}
+	server, err := net.Dial("unix", target)
+	if err != nil {
+		client.Close()
+		return
+	}
+	s.open = append(s.open, server)
+	go func() { io.Copy(server, client); server.Close() }()
+	go func() { io.Copy(client, server); client.Close() }()
+}
+
+// set switches off, or on again; either breaks all connections.
 func (s *switchable) set(off bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.off = off
-	if off {
-		for _, c := range s.open {
-			c.Close()
-		}
-		s.open = nil
+	for _, c := range s.open {
+		c.Close()
 	}
+	s.open = nil
 }
 
 func TestWithoutRedisWritesAreAsFastAndJobsRunWhenItIsBack(t *testing.T) {
@@ -344,12 +350,12 @@ func TestWithoutRedisWritesAreAsFastAndJobsRunWhenItIsBack(t *testing.T) {
 	}
 	with := write(50)
 	between.set(true)
-	without := write(50)
-	if without > with+50*time.Millisecond {
+	without := write(10)
+	if without > with+time.Second { // one that waited for Redis would take more than three seconds
 		t.Errorf("a write takes %v without Redis, %v with", without, with)
 	}
 	t.Logf("median write %v with Redis, %v without", with, without)
 	between.set(false)
-	eventually(t, 3*time.Second, "all jobs done", func() bool { return ts.living() == 0 })
-	bob.get("/api/v1/notifications?total=true").want(200).is("total", 101)
+	eventually(t, sweepEvery/2, "all jobs done", func() bool { return ts.living() == 0 })
+	bob.get("/api/v1/notifications?total=true").want(200).is("total", 61)
 }

@@ -108,7 +108,8 @@ func (s *jsonScanner) next() byte {
 }
 
 // value walks one value, which stands in depth others. t is the type it belongs to; nil where any
-// value may stand.
+// value may stand. path leads to it, but is not made longer where t is nil: a client's own names can
+// be long, and there can be as many values below them.
 func (s *jsonScanner) value(t reflect.Type, path string, depth int) error {
 	switch c := s.next(); {
 	case (c == '{' || c == '[') && depth == maxJSONDepth:
@@ -161,13 +162,13 @@ func (s *jsonScanner) object(t reflect.Type, path string, depth int) error {
 			return s.fail("An object has more than %d names", maxJSONNames)
 		}
 		seen = append(seen, name)
-		field := name
-		if path != "" {
-			field = path + "." + name
-		}
 		inner, known := fields[name]
-		if fields != nil && !known {
-			s.unknown = append(s.unknown, unknownField(field, name, fields))
+		field := ""
+		if fields != nil {
+			field = strings.TrimPrefix(path+"."+name, ".")
+			if !known {
+				s.unknown = append(s.unknown, unknownField(field, name, fields))
+			}
 		}
 		s.space()
 		if s.next() != ':' {
@@ -210,7 +211,11 @@ func (s *jsonScanner) array(t reflect.Type, path string, depth int) error {
 			s.pos++
 			s.space()
 		}
-		if err := s.value(t, fmt.Sprintf("%s[%d]", path, i), depth); err != nil {
+		at := ""
+		if t != nil {
+			at = fmt.Sprintf("%s[%d]", path, i)
+		}
+		if err := s.value(t, at, depth); err != nil {
 			return err
 		}
 		s.space()

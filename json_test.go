@@ -6,8 +6,11 @@ import (
 	"errors"
 	"math/rand/v2"
 	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -63,17 +66,106 @@ func agrees(t *testing.T, text []byte) error {
 const goodJSON = `{"text":"a","pointer":null,"yes":true,"whole":-3,"number":1.5e2,"id":"0192f0c1-2345-7abc-8def-0123456789ab","list":["x",""],` +
 	`"inner":{"flag":true},"maybe":null,"deep":{"names":["n"]},"map":{"a":"b","B":""}}`
 
-func FuzzUnmarshalStrict(f *testing.F) {
+// sound tells by encoding/json's own tokens whether a text is one that unmarshalStrict may read at all.
+func sound(text []byte) bool {
+	if !utf8.Valid(text) || !json.Valid(text) || bytes.TrimLeft(text, " \t\r\n")[0] != '{' {
+		return false
+	}
+	type object struct {
+		names map[string]bool // nil in an array
+		value bool            // the next string is no name
+	}
+	var open []object
+	replaced := 0 // U+FFFD in what was read
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber() // a float can be too great
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			break // the end, as the text is valid
+		}
+		name := len(open) > 0 && open[len(open)-1].names != nil && !open[len(open)-1].value
+		if len(open) > 0 {
+			open[len(open)-1].value = name
+		}
+		switch token := token.(type) {
+		case json.Delim:
+			switch token {
+			case '{':
+				open = append(open, object{names: map[string]bool{}})
+			case '[':
+				open = append(open, object{})
+			default:
+				open = open[:len(open)-1]
+				if len(open) > 0 {
+					open[len(open)-1].value = false
+				}
+			}
+			if len(open) > maxJSONDepth {
+				return false
+			}
+		case string:
+			replaced += strings.Count(token, "\ufffd")
+			if strings.Contains(token, "\x00") || name && open[len(open)-1].names[token] {
+				return false
+			}
+			if name {
+				open[len(open)-1].names[token] = true
+				if len(open[len(open)-1].names) > maxJSONNames {
+					return false
+				}
+			}
+		}
+	}
+	written := bytes.Count(text, []byte("\ufffd")) // the others stand for surrogates alone
+	for _, escape := range regexp.MustCompile(`\\(?:u[0-9a-fA-F]{4}|.)`).FindAll(text, -1) {
+		if strings.EqualFold(string(escape), `\ufffd`) {
+			written++
+		}
+	}
+	return replaced == written
+}
+
+// FuzzJSON looks for a text about which unmarshalStrict and encoding/json disagree: one that is read
+// differently, refused though it is sound, or accepted though it is not.
+func FuzzJSON(f *testing.F) {
 	f.Add([]byte(goodJSON))
 	for _, value := range malformedValues {
 		f.Add([]byte(`{"text":` + value + `}`))
 		f.Add([]byte(`{"list":[` + value + `]}`))
 	}
 	for _, text := range []string{"", "{}", " {} ", "null", "[]", "{}{}", `{"TEXT":"a"}`, `{"t\u0065xt":"a"}`, `{"text":"a","text":"b"}`, `{"text":1}`, `{"whole":1.5}`, `{"whole":9223372036854775808}`,
-		`{"id":"x"}`, `{"deep":{"names":null}}`, `{"deep":{"names":{}}}`, `{"map":{"a":1}}`, `{"map":{"a":"b","a":"c"}}`, `{"inner":null}`, `{"text":"\ud83d\ude00"}`, "\ufeff{}", `{"list":[[[]]]}`, `{"":1}`} {
+		`{"id":"x"}`, `{"deep":{"names":null}}`, `{"deep":{"names":{}}}`, `{"map":{"a":1}}`, `{"map":{"a":"b","a":"c"}}`, `{"inner":null}`, `{"text":"\ud83d\ude00"}`, "\ufeff{}", `{"list":[[[]]]}`, `{"":1}`,
+		`{"":[{"a":1e999,"a":0}]}`, `{"text":"\uFFFD\\ud800"}`, `{"zzz":[{"a":{"a":[{"b":1},{"b":1}]}}]}`, `{"pointer":null,"zzz":` + strings.Repeat("[", 31) + strings.Repeat("]", 31) + "}", "{" + manyNames(100) + "}", "{" + manyNames(101) + "}"} {
 		f.Add([]byte(text))
 	}
-	f.Fuzz(func(t *testing.T, text []byte) { agrees(t, text) })
+	f.Fuzz(func(t *testing.T, text []byte) {
+		began := time.Now()
+		err := agrees(t, text)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%d bytes took %v", len(text), took)
+		}
+		p, _ := errors.AsType[*problem](err)
+		if malformed := p != nil && p.Code == "malformed_json"; malformed == sound(text) {
+			t.Errorf("%q: got %v, but encoding/json says %v", text, err, !malformed)
+		}
+		if err != nil {
+			return
+		}
+		var top map[string]any
+		json.Unmarshal(text, &top)
+		for name := range top {
+			if !slices.Contains([]string{"text", "pointer", "yes", "whole", "number", "id", "list", "inner", "maybe", "deep", "map"}, name) {
+				t.Errorf("%q is accepted with the name %q", text, name)
+			}
+		}
+		var small bytes.Buffer
+		json.Compact(&small, text)
+		var one, two jsonSubject
+		if unmarshalStrict(text, &one) != nil || unmarshalStrict(small.Bytes(), &two) != nil || !reflect.DeepEqual(one, two) {
+			t.Errorf("%q and the same without spaces are %+v and %+v", text, one, two)
+		}
+	})
 }
 
 func TestEveryKindOfFieldIsRead(t *testing.T) {

@@ -29,7 +29,8 @@
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
 //	moves.go     order, transfer between projects, blockers, watchers
-//	tasklist.go  tasks in lists: filters, search, sorting
+//	tasklist.go  tasks in lists: filters, sorting
+//	search.go    finding tasks by words
 //	tasks.go     tasks, one at a time
 //	members.go   members and invitations
 //	stats.go     a project's figures

@@ -142,8 +142,10 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 		t.Fatal(err)
 	}
 	ts.cache.join(t.Context())
-	ts.hashWait = testPatience              // on a busy machine
+	ts.db.patience = testPatience // on a busy machine
+	ts.hashWait = testPatience
 	ts.guesses.pair.patience = testPatience // of all limits: its Redis is not away
+	ts.outbox.lookWait = testPatience
 	ts.http = httptest.NewUnstartedServer(nil)
 	ts.http.Config = newWeb(ts.handler(), ts.server.log)
 	ts.http.Start()

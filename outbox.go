@@ -34,6 +34,7 @@ const (
 	unknownGiveUp  = 24 * time.Hour         // a kind that no process knows is dead after
 	maxCompletions = 64                     // jobs ended in one transaction
 	snapshotLife   = time.Second            // one look at the queue serves all viewers for so long
+	lookPatience   = time.Second            // of viewers with Redis
 	maxCounted     = 1_000_000              // rows that a look at the queue counts
 	maxPushing     = 4096                   // pushes waiting in this process; more are left to the relay
 )
@@ -49,10 +50,11 @@ type outbox struct {
 	pushing     sync.WaitGroup
 	backlog     atomic.Int64 // pushes under way
 	snapshot    snapshot
+	lookWait    time.Duration // lookPatience, but in tests
 }
 
 func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbox {
-	o := &outbox{db: db, queue: q, log: log, kinds: map[string]jobKind{}, slots: map[string]chan struct{}{}}
+	o := &outbox{db: db, queue: q, log: log, kinds: map[string]jobKind{}, slots: map[string]chan struct{}{}, lookWait: lookPatience}
 	for _, kind := range kinds {
 		o.kinds[kind.name] = kind
 		if kind.limit > 0 {
@@ -560,7 +562,7 @@ func heldIDs(running map[string]string) []uuid {
 
 func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	view := queueView{Reachable: true, Kinds: slices.Sorted(maps.Keys(o.kinds))}
-	short, cancel := context.WithTimeout(ctx, time.Second)
+	short, cancel := context.WithTimeout(ctx, o.lookWait)
 	defer cancel()
 	var err error
 	if view.queueState, err = o.queue.state(short); err != nil {

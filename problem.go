@@ -22,8 +22,10 @@ type problem struct {
 	header http.Header // sent with the problem: Retry-After, ETag, Allow …
 }
 
-// maxEcho is how many characters of a client's own text an error repeats.
-const maxEcho = 64
+const (
+	maxEcho   = 64 // characters of a client's own text that an error repeats
+	maxErrors = 50 // fields or parameters that one problem names
+)
 
 // A fieldError says what is wrong with one field or parameter.
 type fieldError struct {
@@ -104,11 +106,13 @@ func (p *problem) with(name, value string) *problem {
 
 // invalid is the problem of a body whose fields break rules.
 func invalid(errs ...fieldError) *problem {
+	errs = errs[:min(len(errs), maxErrors)]
 	return newProblem("validation_failed", detailOf(errs), errs...)
 }
 
 // badParameter is the problem of query or path parameters that break rules.
 func badParameter(errs ...fieldError) *problem {
+	errs = errs[:min(len(errs), maxErrors)]
 	return newProblem("bad_parameter", detailOf(errs), errs...)
 }
 

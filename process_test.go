@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -373,16 +372,20 @@ func TestCommandsOfTheProgram(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := command(t, test.env, test.args...)
-			cmd.Stdin = strings.NewReader(test.stdin)
-			out, err := cmd.CombinedOutput()
-			code := 0
+			var out strings.Builder
+			cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(test.stdin), &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer time.AfterFunc(time.Minute, func() { cmd.Process.Kill() }).Stop() // one that goes on is wrong too
+			code, err := 0, cmd.Wait()
 			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				code = exit.ExitCode()
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			if code != test.code || !strings.Contains(string(out), test.words) || bytes.Contains(out, []byte(testPassword)) || bytes.Contains(out, []byte("goroutine 1 [")) {
-				t.Errorf("got exit code %d and %q, want %d and %q", code, out, test.code, test.words)
+			if said := out.String(); code != test.code || !strings.Contains(said, test.words) || strings.Contains(said, testPassword) || strings.Contains(said, "goroutine 1 [") {
+				t.Errorf("got exit code %d and %q, want %d and %q", code, said, test.code, test.words)
 			}
 		})
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -387,12 +389,58 @@ func TestRRuleAgreesWithWalkingThroughAllDays(t *testing.T) {
 	}
 }
 
-func FuzzParseRRule(f *testing.F) {
+// naiveOf reads the text of a rule that was accepted.
+func naiveOf(text string) naiveRRule {
+	n := naiveRRule{text: text, interval: 1}
+	for part := range strings.SplitSeq(strings.ToUpper(text), ";") {
+		name, value, _ := strings.Cut(part, "=")
+		var numbers []int
+		var days []string
+		for item := range strings.SplitSeq(value, ",") {
+			number, weekday := strings.TrimRight(item, "ADEFHMORSTUW"), strings.TrimLeft(item, "+-0123456789")
+			v, err := strconv.Atoi(number)
+			if err == nil {
+				weekday = strconv.Itoa(v) + weekday // without + and leading zeros
+			}
+			numbers, days = append(numbers, v), append(days, weekday)
+		}
+		switch name {
+		case "FREQ":
+			n.freq = value
+		case "INTERVAL":
+			n.interval = numbers[0]
+		case "BYMONTH":
+			n.months = map[time.Month]bool{}
+			for _, m := range numbers {
+				n.months[time.Month(m)] = true
+			}
+		case "BYMONTHDAY":
+			n.monthDays = map[int]bool{}
+			for _, d := range numbers {
+				n.monthDays[d] = true
+			}
+		case "BYDAY":
+			n.weekdays = map[string]bool{}
+			for _, d := range days {
+				n.weekdays[d] = true
+			}
+		case "WKST":
+			n.sunday = value == "SU"
+		}
+	}
+	return n
+}
+
+// FuzzRRULE looks for a rule that is accepted and means another than it says: other days than those
+// found by walking through two years, or another after it was written again.
+func FuzzRRULE(f *testing.F) {
 	for _, text := range []string{
 		"FREQ=DAILY", "FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,SU;WKST=SU", "FREQ=MONTHLY;BYMONTHDAY=31,-1;COUNT=5", "freq=yearly;bymonth=2;bymonthday=29;until=20400101T000000Z",
 		"FREQ=YEARLY;BYDAY=20MO,-1FR", "FREQ=MONTHLY;BYDAY=5MO;BYMONTHDAY=1", "FREQ=YEARLY;INTERVAL=999;COUNT=9999", "RRULE:FREQ=DAILY", "FREQ=DAILY;COUNT=0",
+		"FREQ=MONTHLY;BYDAY=+02TU,-1FR;INTERVAL=03", "FREQ=YEARLY;COUNT=9999;BYMONTH=2;BYMONTHDAY=29;BYDAY=SA,SU",
 	} {
 		f.Add(text, 9000, 3)
+		f.Add(text, -40_000, 900)
 	}
 	f.Fuzz(func(t *testing.T, text string, from, later int) {
 		r, err := parseRRule(text)
@@ -404,9 +452,28 @@ func FuzzParseRRule(f *testing.F) {
 			t.Fatalf("%q is %q, and that is %+v, %v; want %+v", text, r.String(), again, err, r)
 		}
 		start := time.Unix(int64(from%100_000)*86_400, 0).UTC()
-		after := start.AddDate(0, 0, later%1000)
-		if d, ok := r.next(start, after); ok && (!d.After(after) || d.Before(start) || !r.until.IsZero() && d.After(r.until)) {
+		last := start.AddDate(2, 0, 0)
+		var want []time.Time
+		for i, d := range naiveOf(text).days(start, last) {
+			if (r.count == 0 || i < r.count) && (r.until.IsZero() || !d.After(r.until)) {
+				want = append(want, d)
+			}
+		}
+		began := time.Now()
+		var got []time.Time
+		d, ok := r.next(start, start.AddDate(0, 0, -1))
+		for ; ok && !d.After(last) && len(got) < 50; d, ok = r.next(start, d) {
+			got = append(got, d)
+		}
+		if !slices.Equal(got, want[:min(50, len(want))]) {
+			t.Fatalf("%q from %s: got %v, want %v", text, start, got, want)
+		}
+		after := start.AddDate(0, 0, later%1_000_000)
+		if d, ok := r.next(start, after); ok && (!d.After(after) || d.Before(start) || !r.until.IsZero() && d.After(r.until) || d.Year() > 9999) {
 			t.Fatalf("%q from %s: %s is no next day after %s", text, start, d, after)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%q from %s took %v", text, start, took)
 		}
 	})
 }

@@ -249,6 +249,9 @@ func limit(rec *recorder, r *http.Request, who access) error {
 	if who == anyone {
 		most = maxStrangerBody
 	}
+	if r.ContentLength > most { // before a client that waits for 100 is told to send it
+		return tooLarge(most)
+	}
 	if r.Body != http.NoBody {
 		r.Body = http.MaxBytesReader(rec.ResponseWriter, r.Body, most)
 	}

@@ -143,7 +143,7 @@ func TestAStormOfKillsLosesAndDoublesNothing(t *testing.T) {
 		}
 		return n
 	}
-	for left() > 0 && time.Since(calm) < time.Minute {
+	for left() > 0 && time.Since(calm) < 3*time.Minute {
 		time.Sleep(100 * time.Millisecond)
 	}
 	type outcome struct{ Effects, Jobs, Dead, Left int64 }

@@ -8,15 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
 )
 
-const (
-	maxLabelFilter = 50  // labels in one filter
-	relevanceDepth = 200 // newest matches that a search without sort ranks
-)
+const maxLabelFilter = 50 // labels in one filter
+
+// tasksOfProjects is what lists are selected from.
+const tasksOfProjects = "tasks t JOIN projects p ON p.id = t.project_id"
 
 // taskOrders are the orders a list of tasks can have. A task without a due date sorts as if due at
 // the end of time.
@@ -30,18 +29,17 @@ var taskOrders = map[string]order{
 	"number":    {"t.number", "integer", true},
 }
 
-// relevance sorts a search by how well a task matches; it is the default of a list with search.
-var relevance = sorting{order{"t.rank", "numeric", false}, true}
-
 // taskQuery is a list of tasks as the client asked for it.
 type taskQuery struct {
 	filter          // on tasks t
 	project  *uuid  // the one asked for; nil means all that the caller reads
 	readable string // the condition on those projects p
+	theirs   string // the same on their tasks t
 	narrow   bool   // a filter has an index of its own, over all projects
 	personal bool   // it depends on who asks
+	search   *search
+	ranked   bool // the best matches of the search come first
 	by       sorting
-	from     string // what the page is selected from
 	expand   []string
 }
 
@@ -59,7 +57,7 @@ func (f taskQuery) flat() filter {
 func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
 	if f.project != nil || f.narrow {
 		flat := f.flat()
-		return flat.page(columns, f.from, "t.id", by, p)
+		return flat.page(columns, tasksOfProjects, "t.id", by, p)
 	}
 	f.where("t.project_id = p.id")
 	each, args := f.filter.page("t.*", "tasks t", "t.id", by, p)
@@ -67,10 +65,60 @@ func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
 		columns, each, f.readable, by.clause("t.id"), p.limit+1), args
 }
 
+// ask reads one page, and the total if it is wanted. A batch may have other statements already, for read.
+func (f taskQuery) ask(ctx context.Context, db *database, p page, into func(pgx.Rows) error, b *pgx.Batch, read ...func(pgx.Rows) error) (total *int64, err error) {
+	if f.search != nil {
+		end, err := db.searches.take(ctx, uuid{})
+		if err != nil {
+			return nil, err
+		}
+		defer end()
+	}
+	if f.ranked {
+		matches, err := f.matches(ctx, db, b, read...)
+		if err != nil {
+			return nil, err
+		}
+		if p.total {
+			n := int64(len(matches))
+			total = &n
+		}
+		return total, db.query(ctx, into, matchesSQL, matches.page(p)...)
+	}
+	if f.search != nil {
+		b.Queue(planSearchSQL)
+		read = append(read, ignored)
+	}
+	if p.total {
+		flat := f.flat()
+		sql, args := flat.count(tasksOfProjects)
+		b.Queue(sql, args...)
+		read = append(read, func(rows pgx.Rows) error {
+			n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+			total = &n
+			return err
+		})
+	}
+	sql, args := f.page(taskColumns, f.by, p)
+	b.Queue(sql, args...)
+	err = db.sendEach(ctx, b, append(read, into)...)
+	return total, err
+}
+
+// matches are the newest tasks that the search finds, the best first.
+func (f taskQuery) matches(ctx context.Context, db *database, b *pgx.Batch, read ...func(pgx.Rows) error) (matches, error) {
+	newest := "t.created_at DESC, t.id DESC" // which has an index for each project
+	if f.project == nil {
+		newest = "t.id DESC" // the same order over all projects
+		f.where(f.theirs)
+	}
+	return f.search.newest(ctx, db, f.filter, newest, b, read...)
+}
+
 // taskQuery reads the parameters of GET /tasks into conditions on tasks t and their projects p.
 // With judged it is known that the caller reads the project that he names.
 func (q *query) taskQuery(me caller, judged bool) taskQuery {
-	f := taskQuery{from: "tasks t JOIN projects p ON p.id = t.project_id"}
+	var f taskQuery
 	if f.project = q.uuid("projectId"); judged && f.project != nil {
 		f.where("t.project_id = ?", *f.project)
 	} else {
@@ -112,7 +160,18 @@ func (q *query) taskQuery(me caller, judged bool) taskQuery {
 		f.where("t.labels && ?::text[]", labels)
 	}
 	f.dates(q, me)
-	f.search(q)
+	if text := q.search(); text != "" {
+		f.search = newSearch(text, &f.filter)
+		f.ranked = !q.unranked && !q.values.Has("sort")
+	}
+	if f.search == nil || q.values.Has("sort") {
+		f.by = q.sort(taskOrders, "-createdAt")
+	} else {
+		q.known = append(q.known, "sort")
+	}
+	if f.search != nil && !f.ranked {
+		f.where(f.search.condition())
+	}
 	f.by.unique = f.by.unique && f.project != nil
 	f.expand = q.listOf("expand", "assignee", "creator", "project")
 	return f
@@ -121,12 +180,13 @@ func (q *query) taskQuery(me caller, judged bool) taskQuery {
 // visible limits the list to projects the caller reads, or the one he names. That is judged once,
 // before any task of it is looked at.
 func (f *taskQuery) visible(me caller) {
-	readable := "p.deleted_at IS NULL"
+	readable, theirs := "p.deleted_at IS NULL", "t.project_id NOT IN (SELECT id FROM projects WHERE deleted_at IS NOT NULL)"
 	if !me.seesAll() {
-		readable += " AND p.id IN (SELECT project_id FROM members WHERE user_id = " + f.arg(me.ID) + ")"
+		own := " IN (SELECT project_id FROM members WHERE user_id = " + f.arg(me.ID) + ")"
+		readable, theirs = readable+" AND p.id"+own, theirs+" AND t.project_id"+own
 	}
 	if f.project == nil {
-		f.readable = readable
+		f.readable, f.theirs = readable, theirs
 		return
 	}
 	f.where("t.project_id = ? AND EXISTS (SELECT FROM projects p WHERE p.id = ? AND "+readable+")", *f.project, *f.project)
@@ -171,44 +231,6 @@ func (c caller) today() string {
 	return time.Now().In(zone).Format(time.DateOnly)
 }
 
-// search finds tasks by whole words in title and description, the last word also as a beginning,
-// and by any part of the title. Without sort the best matches come first.
-func (f *taskQuery) search(q *query) {
-	text := q.search()
-	if text == "" {
-		f.by = q.sort(taskOrders, "-createdAt")
-		return
-	}
-	pattern, words := f.arg(likePattern(text)), f.arg(prefixQuery(text))
-	f.where("(t.search @@ to_tsquery('simple', " + words + ") OR t.title ILIKE " + pattern + ")")
-	if q.values.Has("sort") {
-		f.by = q.sort(taskOrders, "")
-		return
-	}
-	q.known = append(q.known, "sort")
-	if q.unranked {
-		return
-	}
-	by := sorting{taskOrders["createdAt"], true}
-	if f.project == nil { // by id, which is the same order, over all projects together: words find less than projects do
-		by, f.narrow = sorting{order{"t.id", "uuid", true}, true}, true
-	}
-	newest, args := f.page("t.*", by, page{limit: relevanceDepth - 1})
-	f.from = fmt.Sprintf(`(SELECT *, round((ts_rank(search, to_tsquery('simple', %s)) + (title ILIKE %s)::int)::numeric, 6) AS rank FROM (%s) t) t
-		JOIN projects p ON p.id = t.project_id`, words, pattern, newest)
-	f.filter, f.readable, f.narrow, f.by = filter{args: args}, "", true, relevance
-}
-
-// prefixQuery is a text as the argument of to_tsquery: all its words, the last as a prefix.
-// Letters and digits only, so nothing in it is an operator.
-func prefixQuery(text string) string {
-	words := strings.FieldsFunc(text, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !unicode.IsMark(r) })
-	if len(words) == 0 {
-		return ""
-	}
-	return strings.Join(words, " & ") + ":*"
-}
-
 // taskRow is a task in a list, with the text of its sort key.
 type taskRow struct {
 	task
@@ -233,14 +255,8 @@ func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
 	if err := q.done(); err != nil {
 		return err
 	}
-	flat := f.flat()
-	sql, args := flat.count(f.from)
-	total, err := s.countIf(r.Context(), p.total, sql, args...)
-	if err != nil {
-		return err
-	}
-	sql, args = f.page(taskColumns, f.by, p)
-	rows, err := queryAll[taskRow](r.Context(), s.db, sql, args...)
+	var rows []taskRow
+	total, err := f.ask(r.Context(), s.db, p, all(&rows), &pgx.Batch{})
 	if err != nil {
 		return err
 	}
@@ -274,18 +290,11 @@ func (s *server) handleProjectTasks(w http.ResponseWriter, r *http.Request, q *q
 		name += " " + me.String()
 	}
 	return s.writeDocument(w, r, document{f.project, name, func(ctx context.Context, a asker) (reader, content, error) {
-		count, countArgs := f.filter.count(f.from)
-		sql, args := f.page(taskColumns, f.by, p)
 		b := &pgx.Batch{}
 		b.Queue(readerSQL, a.session, a.user, f.project)
-		b.Queue(sql, args...)
 		var who reader
 		var page encodedPage
-		err := s.db.sendEach(ctx, b, one(&who), page.read(p.limit))
-		if err != nil {
-			return who, content{}, err
-		}
-		total, err := s.countIf(ctx, p.total, count, countArgs...)
+		total, err := f.ask(ctx, s.db, p, page.read(p.limit), b, one(&who))
 		if err != nil {
 			return who, content{}, err
 		}

@@ -50,7 +50,7 @@ func (r *rigged) takes(want int) int {
 	r.gather()
 	r.step(r.t.Context(), want)
 	var n int
-	eventually(r.t, time.Second, "handlers begin", func() bool {
+	eventually(r.t, 30*time.Second, "handlers begin", func() bool {
 		r.gather()
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -71,7 +71,7 @@ func (r *rigged) ends(id string, e ending) {
 		r.t.Fatalf("%s does not run", id)
 	}
 	end(e)
-	eventually(r.t, time.Second, "the ending is noted", func() bool {
+	eventually(r.t, 30*time.Second, "the ending is noted", func() bool {
 		r.gather()
 		return r.held[id] == nil
 	})
@@ -299,7 +299,7 @@ func TestTheClocksOfWorkersDoNotMatter(t *testing.T) {
 		t.Fatalf("%d workers, %v", len(state.Workers), err)
 	}
 	for _, w := range state.Workers {
-		if w.BeatAgeMs > 10_000 {
+		if w.BeatAgeMs > 60_000 {
 			t.Errorf("%s beat %d ms ago", w.ID, w.BeatAgeMs)
 		}
 	}
@@ -524,7 +524,7 @@ func ownRedis(t *testing.T, args ...string) (redis.UniversalClient, *exec.Cmd) {
 		cmd.Wait()
 		os.RemoveAll(dir)
 	})
-	eventually(t, 5*time.Second, "Redis answers", func() bool { return client.Ping(t.Context()).Err() == nil })
+	eventually(t, 30*time.Second, "Redis answers", func() bool { return client.Ping(t.Context()).Err() == nil })
 	return client, cmd
 }
 
@@ -616,10 +616,10 @@ func TestAnIdleWorkerStopsAtOnceThoughItsPopBlocks(t *testing.T) {
 		clients, err := q.redis.Do(t.Context(), "CLIENT", "LIST", "TYPE", "normal").Text()
 		return err == nil && strings.Contains(clients, "cmd=blpop")
 	}
-	eventually(t, 5*time.Second, "it waits for a token", blocked)
+	eventually(t, 30*time.Second, "it waits for a token", blocked)
 	started := time.Now()
 	stop()
-	if took := time.Since(started); took > idleWait+3*time.Second {
+	if took := time.Since(started); took > idleWait+testPatience {
 		t.Errorf("stopping took %v", took)
 	}
 	give(t, q, "a") // nobody is left to take the token
@@ -634,7 +634,7 @@ func TestAPanicIsAFailureWithItsStack(t *testing.T) {
 	q := newTestQueue(t)
 	give(t, q, "a")
 	runFor(t, q, 2, time.Minute, func(context.Context, job, func(ending)) { panic("out of cheese") })
-	eventually(t, 5*time.Second, "the failure is noted", func() bool {
+	eventually(t, 30*time.Second, "the failure is noted", func() bool {
 		tries, _ := q.tries(t.Context(), "a")
 		return len(tries) == 1 && strings.Contains(tries[0].Error, "out of cheese") && strings.Contains(tries[0].Stack, "worker_test.go")
 	})
@@ -655,11 +655,11 @@ func TestAHandlerThatIgnoresItsTimeoutFreesItsSlot(t *testing.T) {
 		next.Store(true)
 		end(done)
 	})
-	eventually(t, ignoredTimeout+3*time.Second, "the next job runs", next.Load)
-	tries, _ := q.tries(t.Context(), "stubborn")
-	if len(tries) != 1 || !strings.Contains(tries[0].Error, "ignored its timeout") {
-		t.Errorf("got %s", jsonOf(tries))
-	}
+	eventually(t, ignoredTimeout+30*time.Second, "the next job runs", next.Load)
+	eventually(t, 30*time.Second, "the failure is noted", func() bool {
+		tries, _ := q.tries(t.Context(), "stubborn")
+		return len(tries) == 1 && strings.Contains(tries[0].Error, "ignored its timeout")
+	})
 }
 
 func TestStoppingUnderAStreamOfPushesGivesBackWhatIsNotDone(t *testing.T) {
@@ -682,10 +682,10 @@ func TestStoppingUnderAStreamOfPushesGivesBackWhatIsNotDone(t *testing.T) {
 		ran.Add(1)
 		end(done)
 	})
-	time.Sleep(700 * time.Millisecond)
+	eventually(t, 30*time.Second, "many run", func() bool { return ran.Load() > 500 })
 	started := time.Now()
 	stop()
-	if took := time.Since(started); took > 4*time.Second {
+	if took := time.Since(started); took > 3*testPatience {
 		t.Errorf("stopping took %v", took)
 	}
 	stopStream()
@@ -723,7 +723,7 @@ func TestACancelledJobIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	began := make(chan struct{}, 10)
-	ts.withKind(jobKind{name: "slow", run: func(ctx context.Context, _ job, effect *pgx.Batch) error {
+	ts.withKind(jobKind{name: "slow", timeout: time.Minute, run: func(ctx context.Context, _ job, effect *pgx.Batch) error {
 		began <- struct{}{}
 		effect.Queue(`INSERT INTO queues VALUES ('the effect', true)`)
 		<-ctx.Done()
@@ -735,8 +735,8 @@ func TestACancelledJobIsNotTriedAgain(t *testing.T) {
 	if err := ts.outbox.queue.remove(t.Context(), []string{id}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 8*time.Second, "the job is gone", func() bool { return ts.living() == 0 })
-	eventually(t, 5*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
+	eventually(t, 30*time.Second, "the job is gone", func() bool { return ts.living() == 0 })
+	eventually(t, 30*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
 	n, err := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM queues`)
 	if err != nil || n != 0 || len(began) != 0 {
 		t.Errorf("%d effects (%v), %d more runs", n, err, len(began))
@@ -758,10 +758,10 @@ func TestAnEffectWhoseAcknowledgementWasLostHappensOnce(t *testing.T) {
 	r.takes(1)
 	var ended atomic.Int64
 	ts.outbox.runJob(t.Context(), r.held[id].job, func(ending) { ended.Add(1) })
-	eventually(t, 5*time.Second, "the effect is committed", func() bool { return ended.Load() == 1 })
+	eventually(t, 30*time.Second, "the effect is committed", func() bool { return ended.Load() == 1 })
 	r.dies() // before it could tell Redis
 	ts.startWorking()
-	eventually(t, 5*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
+	eventually(t, 30*time.Second, "Redis forgets it", func() bool { return has(t, ts.outbox.queue) == [5]int64{} })
 	n, err := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM queues`)
 	if err != nil || n != 1 || runs.Load() != 2 {
 		t.Errorf("%d effects (%v) of %d runs, want 1 of 2", n, err, runs.Load())
@@ -774,7 +774,7 @@ func TestAnUnknownKindWaitsForAProcessThatKnowsIt(t *testing.T) {
 	id := ts.enqueue(newJob{kind: "from.the.future", payload: 1})
 	ts.outbox.pushing.Wait()
 	ts.startWorking()
-	eventually(t, 5*time.Second, "it is delayed", func() bool { return has(t, ts.outbox.queue)[2] == 1 })
+	eventually(t, 30*time.Second, "it is delayed", func() bool { return has(t, ts.outbox.queue)[2] == 1 })
 	if tries, _ := ts.outbox.queue.tries(t.Context(), id); len(tries) != 0 {
 		t.Error("not knowing a kind counted as an attempt")
 	}
@@ -788,12 +788,14 @@ func TestAnUnknownKindWaitsForAProcessThatKnowsIt(t *testing.T) {
 func TestAUniqueJobIsMadeOnceWhileOneLivesAndAgainAfterwards(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
+	ts.exec(`CREATE TABLE effects (job uuid)`)
 	fail := atomic.Bool{}
 	fail.Store(true)
-	ts.withKind(jobKind{name: "once", run: func(context.Context, job, *pgx.Batch) error {
+	ts.withKind(jobKind{name: "once", run: func(_ context.Context, j job, effect *pgx.Batch) error {
 		if fail.Load() {
 			return permanent(errors.New("no"))
 		}
+		effect.Queue(`INSERT INTO effects VALUES ($1)`, j.ID)
 		return nil
 	}})
 	for range 5 {
@@ -803,28 +805,43 @@ func TestAUniqueJobIsMadeOnceWhileOneLivesAndAgainAfterwards(t *testing.T) {
 		t.Fatalf("%d rows, want 1", n)
 	}
 	ts.startWorking()
-	eventually(t, 5*time.Second, "it is dead", func() bool {
+	eventually(t, 30*time.Second, "it is dead", func() bool {
 		n, _ := queryValue[int64](t.Context(), ts.db, `SELECT count(*) FROM jobs WHERE dead_at IS NOT NULL`)
 		return n == 1
 	})
 	fail.Store(false)
 	ts.enqueue(newJob{kind: "once", payload: 1, unique: "the only"}) // the dead one does not hold the key
-	eventually(t, 5*time.Second, "the second is done", func() bool { return ts.living() == 1 })
+	eventually(t, 30*time.Second, "the second is done", func() bool { return ts.effects() == 1 && ts.living() == 1 })
 	ts.enqueue(newJob{kind: "once", payload: 1, unique: "the only"})
-	eventually(t, 5*time.Second, "the third is done", func() bool { return ts.living() == 1 })
+	eventually(t, 30*time.Second, "the third is done", func() bool { return ts.effects() == 2 && ts.living() == 1 })
 }
 
 func TestAPayloadTooLargeForRedisStaysInItsRow(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
-	var got atomic.Int64
-	ts.withKind(jobKind{name: "big", run: func(_ context.Context, j job, _ *pgx.Batch) error {
-		got.Store(int64(len(j.Payload)))
+	q := ts.outbox.queue
+	var got, kept atomic.Int64
+	ts.withKind(jobKind{name: "big", run: func(ctx context.Context, j job, _ *pgx.Batch) error {
+		got.Add(int64(len(j.Payload)))
+		kept.Add(int64(len(q.redis.HGet(ctx, q.prefix+"jobs", j.ID).Val())))
 		return nil
 	}})
+	big := newJob{kind: "big", payload: strings.Repeat("x", 200_000)}
+	ts.enqueue(big)
+	ts.outbox.pushing.Wait()
+	wantHas(t, q, [5]int64{1, 0, 0, 0, 1})
+	b := &pgx.Batch{}
+	if _, err := queueJob(b, big); err != nil { // this one is left to the relay
+		t.Fatal(err)
+	}
+	if err := ts.db.send(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
 	ts.startWorking()
-	ts.enqueue(newJob{kind: "big", payload: strings.Repeat("x", 200_000)})
-	eventually(t, 5*time.Second, "it runs", func() bool { return got.Load() == 200_002 })
+	eventually(t, 30*time.Second, "both are done", func() bool { return ts.living() == 0 })
+	if got.Load() != 2*200_002 || kept.Load() == 0 || kept.Load() > maxPayload {
+		t.Errorf("got %d bytes, of which Redis had %d", got.Load(), kept.Load())
+	}
 	if _, err := queueJob(&pgx.Batch{}, newJob{kind: "big", payload: strings.Repeat("x", maxRowPayload)}); err == nil {
 		t.Error("a payload over a megabyte was taken")
 	}
@@ -847,5 +864,5 @@ func TestOneBadEffectStopsNoOther(t *testing.T) {
 		ts.enqueue(newJob{kind: "mixed", payload: payload})
 	}
 	ts.startWorking()
-	eventually(t, 10*time.Second, "the good ones are done", func() bool { return ts.living() == 4 })
+	eventually(t, 30*time.Second, "the good ones are done", func() bool { return ts.living() == 4 })
 }

@@ -406,9 +406,14 @@ func (b *bench) depth(ctx context.Context, d dataset) error {
 
 // starting starts the program on an existing database, and looks at it while it has nothing to do.
 func (b *bench) starting(ctx context.Context, d dataset) error {
+	s, err := b.serve(ctx, d.database())
+	if err != nil {
+		return err
+	}
+	s.end()
 	var ms []float64
 	for i := range starts {
-		s, err := b.serve(ctx, d.database())
+		s, err := b.serveAgain(ctx, d.database())
 		if err != nil {
 			return err
 		}

@@ -87,6 +87,12 @@ func (b *bench) serve(ctx context.Context, database string, settings ...string) 
 	if err := b.servers.Redis.FlushAll(ctx).Err(); err != nil {
 		return nil, fmt.Errorf("empty Redis: %w", err)
 	}
+	return b.serveAgain(ctx, database, settings...)
+}
+
+// serveAgain is serve on the Redis as it is. One that is empty may have forgotten other processes, for
+// which the first waits a second.
+func (b *bench) serveAgain(ctx context.Context, database string, settings ...string) (_ *service, err error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
