@@ -236,22 +236,23 @@ func TestJSONMayBeNestedThisDeepAndNoDeeper(t *testing.T) {
 func TestJSONErrorsSayWhereAndHow(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`{"text":"a" "yes":true}`:                   "A comma or } is missing at byte 12.",
-		`{"text":"a","text":"b"}`:                   `The name "text" stands twice in one object at byte 18.`,
-		`{"Text":"a"}`:                              "Text is not a field of this request; did you mean text?",
-		`{"deep":{"Names":[]}}`:                     "deep.Names is not a field of this request; did you mean names?",
-		`{"whole":1.5}`:                             "whole must be a whole number, not number 1.5",
+		`{} {}`:                   "There is text after the JSON value at byte 3.",
+		`{"text":"a" "yes":true}`: "A comma or } is missing at byte 12.",
+		`{"text":"a","text":"b"}`: `The name "text" stands twice in one object at byte 18.`,
+		`{"Text":"a"}`:            "Text is not a field of this request; did you mean text?",
+		`{"deep":{"Names":[]}}`:   "deep.Names is not a field of this request; did you mean names?",
+		`{"whole":1.5}`:           "whole must be a whole number, not number 1.5",
 		`{"whole":` + strings.Repeat("9", 90) + `}`: "whole must be a whole number, not number " + strings.Repeat("9", 57) + "…",
-		`{"id":"no"}`:                               "id must be a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab, not that text",
-		`{"id":7}`:                                  "id must be a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab, not number",
-		`{"list":"a"}`:                              "list must be an array, not string",
-		`{"inner":[]}`:                              "inner must be an object, not array",
-		`{"deep":{"names":[1]}}`:                    "deep.names must be a string, not number",
-		`{"yes":"true"}`:                            "yes must be true or false, not string",
-		`{"text":{}}`:                               "text must be a string, not object",
-		`{"maybe":1}`:                               "maybe must be a string, not number",
-		"{\"te\\u0001xt\":1}":                       "te\ufffdxt is not a field of this request",
-		"":                                          "The body is empty; send a JSON object.",
+		`{"id":"no"}`:            "id must be a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab, not that text",
+		`{"id":7}`:               "id must be a UUID such as 0192f0c1-2345-7abc-8def-0123456789ab, not number",
+		`{"list":"a"}`:           "list must be an array, not string",
+		`{"inner":[]}`:           "inner must be an object, not array",
+		`{"deep":{"names":[1]}}`: "deep.names must be a string, not number",
+		`{"yes":"true"}`:         "yes must be true or false, not string",
+		`{"text":{}}`:            "text must be a string, not object",
+		`{"maybe":1}`:            "maybe must be a string, not number",
+		"{\"te\\u0001xt\":1}":    "te\ufffdxt is not a field of this request",
+		"":                       "The body is empty; send a JSON object.",
 	} {
 		err := unmarshalStrict([]byte(text), &jsonSubject{})
 		p, ok := errors.AsType[*problem](err)
