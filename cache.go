@@ -84,7 +84,8 @@ func openCache(address, space string, log *slog.Logger) (*cache, error) {
 	if lease.redis, err = openImpatientRedis(address, leaseTime/2, lease.connected); err != nil {
 		return nil, err
 	}
-	_, lease.manyNodes = lease.redis.(*redis.ClusterClient)
+	_, cluster := lease.redis.(*redis.ClusterClient)
+	lease.manyNodes.Store(cluster) // the client may be connecting already
 	c := &cache{
 		redis: lease.redis, space: space, lease: lease, sharing: make(chan entry, 1024),
 		tokens: map[uuid]string{}, entries: map[key]*lru.Element{}, filling: map[filling]*made{}, homes: map[string]uuid{},

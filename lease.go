@@ -42,7 +42,7 @@ type lease struct {
 	at        atomic.Pointer[standing]
 	fresh     atomic.Int64  // when the client last made a connection, which may be to a Redis begun anew
 	anew      atomic.Bool   // the next beat must change the generation
-	manyNodes bool          // Redis is a Cluster
+	manyNodes atomic.Bool   // Redis is a Cluster
 	joined    chan struct{} // closed when this process may write
 	once      sync.Once
 }
@@ -121,7 +121,7 @@ func (l *lease) key(name string) string { return l.space + ":{cache}:" + name }
 // lags behind, so everybody begins anew.
 func (l *lease) connected(context.Context, *redis.Conn) error {
 	l.fresh.Store(time.Now().UnixNano())
-	if l.manyNodes {
+	if l.manyNodes.Load() {
 		l.begin()
 	}
 	return nil
