@@ -26,6 +26,13 @@ const scopeEventsSQL = `
 	SELECT ` + eventColumns + ` FROM events
 	WHERE scope = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
 
+// projectEventsSQL is scopeEventsSQL for the user $4, who reads the project. Who is invited is for its
+// admins to know, as the list of invitations is.
+const projectEventsSQL = `
+	SELECT scope, seq, at, actor AS actor_id, kind, subject,
+		CASE WHEN kind LIKE 'invitation.%' AND NOT coalesce(role_in($1, $4) >= 'admin', false) THEN '{}' ELSE changes END AS changes
+	FROM events WHERE scope = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
+
 // handleProjectActivity lists everything that happened in a project, newest first.
 func (s *server) handleProjectActivity(w http.ResponseWriter, r *http.Request) error {
 	q := parseQuery(r)
@@ -43,7 +50,7 @@ func (s *server) handleProjectActivity(w http.ResponseWriter, r *http.Request) e
 			return err
 		}
 	}
-	events, err := queryAll[event](r.Context(), s.db, scopeEventsSQL, id, before, p.limit+1)
+	events, err := queryAll[event](r.Context(), s.db, projectEventsSQL, id, before, p.limit+1, callerOf(r.Context()).ID)
 	if err != nil {
 		return err
 	}

@@ -347,6 +347,27 @@ func TestAttackConcurrency(t *testing.T) {
 			t.Errorf("got %v, want five 201", got)
 		}
 	})
+	run("a write that waits while its author is deactivated", func(t *testing.T) {
+		eve, project := ts.signUp("Eve"), ada.project("Contested")
+		ada.add(project, eve, roleMember)
+		tx, err := ts.db.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		if _, err := tx.Exec(t.Context(), "SELECT FROM projects WHERE id = $1::text::uuid FOR UPDATE", project); err != nil {
+			t.Fatal(err)
+		}
+		answered := make(chan *answer, 1)
+		go func() { answered <- eve.post("/api/v1/tasks", `{"projectId":"`+project+`","title":"Too late"}`) }()
+		ts.waitForLock()
+		root.patch("/api/v1/users/"+eve.id, `{"isActive":false}`).want(200)
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		(<-answered).problem(404, "not_found")
+		ada.get("/api/v1/tasks?total=true&projectId="+project).want(200).is("total", 0)
+	})
 	// Each is held up by a lock on what it changes last, until the other waits for it.
 	for name, test := range map[string]struct {
 		lock       string

@@ -93,6 +93,10 @@ func TestAttackJWT(t *testing.T) {
 	ada.delete("/api/v1/me/sessions/" + sessionOf(ended)).want(204)
 	loggedOut.post("/api/v1/auth/logout", "").want(204)
 	ts.sql(`UPDATE sessions SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1::text::uuid`, sessionOf(late))
+	byHand := ts.signUp("Hand")
+	ada.add(project, byHand, roleAdmin)
+	robot := byHand.tokenFor("write", "admin")
+	ts.sql(`UPDATE users SET is_active = false WHERE id = $1::text::uuid`, byHand.id)
 	api := ada.tokenFor("write").token
 	invitation := invite(ada, project, "invited@example.org")
 	mailed := ts.keys.mailTokens("password", newUUID().String())[0]
@@ -332,23 +336,25 @@ func TestAttackJWT(t *testing.T) {
 		"beyond 4 KiB, all spaces":           good.token(good.header+strings.Repeat(" ", 4000), good.body()),
 		"10 KiB of dots":                     strings.Repeat(".", 10<<10),
 
-		"a refresh token":         ada.refresh,
-		"a refresh token, dotted": ada.refresh + "." + ada.refresh + "." + ada.refresh,
-		"an API token in part":    strings.TrimPrefix(api, apiTokenPrefix),
-		"an API token longer":     api + "A",
-		"an API token of zeros":   apiTokenPrefix + strings.Repeat("A", 43),
-		"an access token as API":  apiTokenPrefix + ada.token,
-		"the prefix alone":        apiTokenPrefix,
-		"an API token, like SQL":  apiTokenPrefix + "%",
-		"a mailed token":          mailed,
-		"a mailed token as API":   apiTokenPrefix + mailed,
-		"an invitation":           invitation,
-		"a cursor":                ts.keys.sealCursor(cursor{"a", "b"}, "scope"),
-		"a user's id":             ada.id,
-		"a session's id":          mine.Session.String(),
-		"a password":              "hunter2",
-		"null":                    "null",
-		"undefined":               "undefined",
+		"a refresh token":                               ada.refresh,
+		"a refresh token, dotted":                       ada.refresh + "." + ada.refresh + "." + ada.refresh,
+		"an API token of an account that is not active": robot.token,
+		"a token of an account that is not active":      byHand.token,
+		"an API token in part":                          strings.TrimPrefix(api, apiTokenPrefix),
+		"an API token longer":                           api + "A",
+		"an API token of zeros":                         apiTokenPrefix + strings.Repeat("A", 43),
+		"an access token as API":                        apiTokenPrefix + ada.token,
+		"the prefix alone":                              apiTokenPrefix,
+		"an API token, like SQL":                        apiTokenPrefix + "%",
+		"a mailed token":                                mailed,
+		"a mailed token as API":                         apiTokenPrefix + mailed,
+		"an invitation":                                 invitation,
+		"a cursor":                                      ts.keys.sealCursor(cursor{"a", "b"}, "scope"),
+		"a user's id":                                   ada.id,
+		"a session's id":                                mine.Session.String(),
+		"a password":                                    "hunter2",
+		"null":                                          "null",
+		"undefined":                                     "undefined",
 	} {
 		a.run(ts, name, func(t *testing.T) {
 			refused(func(c *client) *client { c.token = token; return c })

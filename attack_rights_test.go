@@ -16,6 +16,7 @@ func TestAttackRights(t *testing.T) {
 	a := countAttacks(t, 1500)
 	a.swappedIDs(t)
 	a.foreignIDs(t)
+	a.invitations(t)
 	a.outsiders(t)
 	a.canary(t)
 	a.roles(t)
@@ -180,6 +181,29 @@ func (a *attacks) foreignIDs(t *testing.T) {
 		sc.unchanged(before, "another's inbox")
 		sc.member.get("/api/v1/notifications?unread=true&total=true").want(200).is("total", 1)
 	})
+}
+
+// invitations is about whom a project invites, which only its admins may know.
+func (a *attacks) invitations(t *testing.T) {
+	sc := newScene(t)
+	path := "/api/v1/projects/" + sc.project
+	invited := sc.owner.post(path+"/members", `{"email":"zyzzyva@example.org","role":"admin"}`).want(202).str("id")
+	sc.owner.delete(path + "/invitations/" + invited).want(204)
+	invite(sc.owner, sc.project, "zyzzyva@example.org")
+	for name, c := range map[string]*client{"viewer": sc.viewer, "member": sc.member, "manager": sc.manager, "outsider": sc.outsider} {
+		a.run(sc.testServer, "learning whom a project invites as a "+name, func(t *testing.T) {
+			for _, what := range []string{"/activity", "/activity?limit=2&total=true", "/invitations", "/members", "/stats", ""} {
+				if got := c.get(path + what); strings.Contains(string(got.body), "zyzzyva") {
+					t.Errorf("%s: %s", what, got.body)
+				}
+			}
+			c.patch(path+"/members/"+invited, `{"role":"viewer"}`).want(map[bool]int{true: 404, false: 403}[name == "outsider"])
+		})
+	}
+	for _, c := range []*client{sc.projectAdmin, sc.owner, sc.admin} {
+		c.get(path+"/activity").want(200).is("items.0.kind", "invitation.created").is("items.0.changes.email", "[<nil> zyzzyva@example.org]")
+	}
+	sc.viewer.get(path+"/activity").want(200).is("items.0.kind", "invitation.created").is("items.0.changes", "map[]")
 }
 
 // outsiders asks for everything in a project as somebody who is not in it, and then for what does not

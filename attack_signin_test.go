@@ -52,13 +52,13 @@ func (a *attacks) guessing(t *testing.T) {
 	})
 	// Ten guesses that seem to come from everywhere come from where they do.
 	for name, claim := range map[string]func(i int) string{
-		"claims in X-Forwarded-For":         func(i int) string { return fmt.Sprintf("192.0.2.%d, 233.252.1.5", i) },
-		"claims of having come by a proxy":  func(i int) string { return fmt.Sprintf("192.0.2.%d, 233.252.2.5, 127.0.0.1", i) },
-		"claims of many hops":               func(i int) string { return strings.Repeat(fmt.Sprintf("192.0.2.%d,", i), 100) + "233.252.3.5" },
+		"claims in X-Forwarded-For":         func(i int) string { return fmt.Sprintf("192.%d.2.1, 233.252.1.5", i) },
+		"claims of having come by a proxy":  func(i int) string { return fmt.Sprintf("192.%d.2.1, 233.252.2.5, 127.0.0.1", i) },
+		"claims of many hops":               func(i int) string { return strings.Repeat(fmt.Sprintf("192.%d.2.1,", i), 100) + "233.252.3.5" },
 		"one address written in other ways": func(i int) string { return []string{"233.252.4.5", "::ffff:233.252.4.5", "\t233.252.4.5 "}[i%3] },
 		"all addresses of a network":        func(i int) string { return fmt.Sprintf("233.252.5.%d", 20*i) },
 		"all addresses of one in IPv6":      func(i int) string { return fmt.Sprintf("2001:db8:1::%d:%x", i, 7*i) },
-		"claims that are no addresses":      func(i int) string { return fmt.Sprintf("192.0.2.%d, evil-%d", i, i) },
+		"claims that are no addresses":      func(i int) string { return fmt.Sprintf("192.%d.2.1, evil-%d", i, i) },
 		"another port with each":            func(i int) string { return fmt.Sprintf("192.0.2.7:%d", 4000+i) },
 		"another zone with each":            func(i int) string { return fmt.Sprintf("fe80::1%%eth%d", i) },
 	} {

@@ -329,6 +329,38 @@ func TestLimitsWithoutRedis(t *testing.T) {
 }
 
 // A Redis that is full or only a copy answers with an error.
+func TestOtherProcessesLearnWhatWasGivenWithoutRedis(t *testing.T) {
+	t.Parallel()
+	p, address := newRedisProxy(t)
+	database := newTestDatabase(t)
+	cut := startTestServer(t, database, "REDIS_URL="+address, "AUTH_RATE_LIMIT=20/24h", "TRUSTED_PROXIES=127.0.0.1")
+	other := startTestServer(t, database, "AUTH_RATE_LIMIT=20/24h", "TRUSTED_PROXIES=127.0.0.1")
+	ask := func(ts *testServer, addr string) (left int) {
+		a := ts.anonymous().with("X-Forwarded-For", addr).post(verifyPath, jsonOf(addressProof{"x"})).problem(403, "invalid_token")
+		_, rest, _ := strings.Cut(a.header.Get("RateLimit"), ";r=")
+		fmt.Sscanf(rest, "%d;", &left)
+		return left
+	}
+	for range 3 {
+		ask(cut, "192.0.2.1")
+	}
+	cut.guesses.pair.patience = limitPatience
+	p.set(func() { p.down = true })
+	p.kill()
+	for range 5 {
+		ask(cut, "192.0.2.1")
+	}
+	p.set(func() { p.down = false })
+	soon(t, "Redis asked again", func() bool {
+		ask(cut, "192.0.2.2")
+		return strings.Contains(cut.log.String(), "Redis answers again")
+	})
+	ask(cut, "192.0.2.1")
+	if left := ask(other, "192.0.2.1"); left != 10 {
+		t.Errorf("after ten of twenty %d are left", left)
+	}
+}
+
 func TestLimitsWithARedisThatRefuses(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t, "RATE_LIMIT=5/1h")
