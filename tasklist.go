@@ -255,15 +255,24 @@ func (s *server) handleTasks(w http.ResponseWriter, r *http.Request) error {
 	if err := q.done(); err != nil {
 		return err
 	}
-	var rows []taskRow
-	total, err := f.ask(r.Context(), s.db, p, all(&rows), &pgx.Batch{})
+	var page encodedPage
+	var rows []taskRow // where more is to be added to them
+	read := page.read(p.limit)
+	if len(f.expand) > 0 {
+		read = all(&rows)
+	}
+	total, err := f.ask(r.Context(), s.db, p, read, &pgx.Batch{})
 	if err != nil {
 		return err
 	}
-	if len(rows) == 0 && f.project != nil { // perhaps because he may not read it
+	if len(page.items)+len(rows) == 0 && f.project != nil { // perhaps because he may not read it
 		if err := s.mayRead(r.Context(), *f.project); err != nil {
 			return err
 		}
+	}
+	if len(f.expand) == 0 {
+		page.content(s, r, total).write(w)
+		return nil
 	}
 	tasks := make([]*task, len(rows))
 	for i := range rows {
