@@ -271,6 +271,18 @@ func (sc *scene) attackCursors(a *attacks, first map[string]string) {
 			}
 		}
 	})
+	a.run(sc.testServer, "a cursor with other spare bits", func(t *testing.T) {
+		const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+		for _, key := range []string{"k", "kk", "kkk"} { // one has none, the others two and four
+			sealed := sc.keys.sealCursor(cursor{key, "id"}, scope)
+			for _, last := range alphabet {
+				altered := sealed[:len(sealed)-1] + string(last)
+				if _, err := sc.keys.openCursor(altered, scope); (err == nil) != (altered == sealed) {
+					t.Errorf("%s for %s: got %v", altered, sealed, err)
+				}
+			}
+		}
+	})
 	sc.owner.get(path + "&cursor=" + good).want(200)
 }
 
@@ -287,6 +299,13 @@ func (sc *scene) attackPaths(a *attacks) {
 					t.Errorf("got %v", got.header)
 				}
 			}
+		})
+	}
+	for name, id := range map[string]string{"in capitals": strings.ToUpper(sc.project), "with other dashes": strings.ReplaceAll(sc.project, "-", "_"), "without dashes": strings.ReplaceAll(sc.project, "-", ""), "in braces": "{" + sc.project + "}",
+		"as a URN": "urn:uuid:" + sc.project, "after a space": " " + sc.project, "with one more": sc.project + "0"} {
+		a.run(sc.testServer, "a good id "+name, func(t *testing.T) {
+			sc.owner.get("/api/v1/projects/"+url.PathEscape(id)).problem(404, "not_found")
+			sc.owner.refused("GET", "/api/v1/tasks?projectId="+url.QueryEscape(id), "", 400, "bad_parameter").field("projectId", "invalid_uuid")
 		})
 	}
 	for name, value := range map[string]string{"X-HTTP-Method-Override": "DELETE", "X-Method-Override": "DELETE", "X-HTTP-Method": "DELETE", "X-Original-URL": "/api/v1/admin/stats", "X-Rewrite-URL": "/api/v1/admin/stats", "X-Forwarded-Prefix": "/../..", "X-Forwarded-Host": "evil.example"} {

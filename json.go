@@ -296,7 +296,7 @@ func (s *jsonScanner) hex4() (uint64, error) {
 		return 0, s.fail("A string does not end")
 	}
 	n, err := strconv.ParseUint(string(s.data[s.pos:s.pos+4]), 16, 16)
-	if err != nil || s.data[s.pos] == '+' || s.data[s.pos] == '_' {
+	if err != nil {
 		return 0, s.fail(`\u needs four hexadecimal digits`)
 	}
 	s.pos += 4

@@ -114,6 +114,7 @@ func TestPlainHTTPIsRefusedWhereTheServiceIsHTTPS(t *testing.T) {
 				}
 			}
 		}
+		ada.with("X-Forwarded-Proto", "https").with("X-Forwarded-Proto", "http").get("/api/v1/me").problem(403, "https_required") // the first is the client's own
 		for _, path := range []string{"/docs", "/", "/nowhere", "/openapi.yaml"} {
 			ada.with("X-Forwarded-Proto", "http").get(path).problem(403, "https_required")
 		}
