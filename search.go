@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/jackc/pgx/v5"
@@ -32,9 +33,26 @@ func (s search) condition() string { return "(t.search @@ " + s.words + " OR " +
 // planSearchSQL, in a batch before a search, has the server plan the rest for just its words: a plan for any
 // words reads all tasks for the rare, or sorts half of them for the frequent. The costs are those of
 // data in memory, and of an index of words, which has to collect all matches before it gives the
-// first; with the default ones searches took twice the time.
+// first; with the default ones some searches took twice the time.
 const planSearchSQL = `SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
 	set_config('random_page_cost', '1.1', true), set_config('cpu_index_tuple_cost', '0.05', true)`
+
+// planAsUsualSQL ends that for the rest of the transaction.
+const planAsUsualSQL = `SELECT set_config('plan_cache_mode', 'auto', true)`
+
+// searchPatience is how long a search waits for its turn.
+const searchPatience = 3 * time.Second
+
+// searchTurn waits until few enough other searches of this process are under way. They keep a processor
+// busy, so more at once would only wait for each other, and have the rest wait.
+func searchTurn(ctx context.Context, db *database) (end func(), err error) {
+	waiting, cancel := context.WithTimeout(ctx, searchPatience)
+	defer cancel()
+	if end, err = db.searches.take(waiting, uuid{}); err != nil && ctx.Err() == nil {
+		err = newProblem("unavailable", "Too many searches at once.")
+	}
+	return end, err
+}
 
 // match is a task that a search found.
 type match struct {
@@ -58,6 +76,7 @@ func (s search) newest(ctx context.Context, db *database, tasks filter, newest s
 			s.words, s.part, within.clause(), order, maxMatches), tasks.args...)
 	}
 	var whole, parts []match
+	b = unsent(b) // which may be sent again as it was
 	find(b, "t.search @@ "+s.words, newest)
 	if err := db.sendEach(ctx, b, append(read, ignored, all(&whole))...); err != nil {
 		return nil, err

@@ -68,22 +68,28 @@ func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
 // ask reads one page, and the total if it is wanted. A batch may have other statements already, for read.
 func (f taskQuery) ask(ctx context.Context, db *database, p page, into func(pgx.Rows) error, b *pgx.Batch, read ...func(pgx.Rows) error) (total *int64, err error) {
 	if f.search != nil {
-		end, err := db.searches.take(ctx, uuid{})
+		end, err := searchTurn(ctx, db)
 		if err != nil {
 			return nil, err
 		}
 		defer end()
 	}
 	if f.ranked {
-		matches, err := f.matches(ctx, db, b, read...)
-		if err != nil {
-			return nil, err
-		}
-		if p.total {
-			n := int64(len(matches))
-			total = &n
-		}
-		return total, db.query(ctx, into, matchesSQL, matches.page(p)...)
+		err := db.still(ctx, func(ctx context.Context) error { // rights, matches and tasks are of one moment
+			matches, err := f.matches(ctx, db, b, read...)
+			if err != nil {
+				return err
+			}
+			if p.total {
+				n := int64(len(matches))
+				total = &n
+			}
+			b := &pgx.Batch{}
+			b.Queue(planAsUsualSQL)
+			b.Queue(matchesSQL, matches.page(p)...)
+			return db.sendEach(ctx, b, ignored, into)
+		})
+		return total, err
 	}
 	if f.search != nil {
 		b.Queue(planSearchSQL)

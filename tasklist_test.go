@@ -425,6 +425,101 @@ func TestSearchingTasks(t *testing.T) {
 	})
 }
 
+func TestSearchesOfMoreThanAreRanked(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice := ts.signUp("Alice")
+	web := alice.project("Web")
+	alice.task(web, "Apple pie of old")
+	for range maxMatches / 10 {
+		atOnce(10, func(int) *answer {
+			return alice.again().post("/api/v1/tasks", `{"projectId":"`+web+`","title":"Apple"}`).want(201)
+		})
+	}
+	alice.task(web, "Pineapple")
+	for _, where := range []string{"", "&projectId=" + web} {
+		path := "/api/v1/tasks?search=apple&limit=100" + where
+		alice.get(path+"&total=true").want(200).is("total", maxMatches)
+		if found := alice.pages(path); len(found) != maxMatches || slices.ContainsFunc(found, func(t task) bool { return t.Title != "Apple" }) {
+			t.Errorf("%s: got %d, or others than the newest with the word", path, len(found))
+		}
+		alice.get(path+"&sort=createdAt&total=true").want(200).is("total", maxMatches+2).is("items.0.title", "Apple pie of old")
+		if got := alice.get("/api/v1/tasks?search=ineapple" + where).want(200).strs("title"); len(got) != 1 || got[0] != "Pineapple" {
+			t.Errorf("a part of a title finds %v", got)
+		}
+	}
+	for range 50 { // whichever connection that was
+		if got, err := queryValue[string](t.Context(), ts.db, `SHOW plan_cache_mode`); got != "auto" || err != nil {
+			t.Fatalf("a search left %s behind, %v", got, err)
+		}
+	}
+}
+
+// Rights, matches and tasks of a search are of one moment, also when it takes its time in between.
+func TestSearchesSeeOneMoment(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice, bob := ts.signUp("Alice"), ts.signUp("Bob")
+	web := alice.project("Web")
+	alice.add(web, bob, roleViewer)
+	found := alice.task(web, "Harmless")
+	for _, where := range []string{"", "&projectId=" + web} {
+		tx, err := ts.db.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.Background())
+		if _, err := tx.Exec(t.Context(), `LOCK TABLE task_blockers IN ACCESS EXCLUSIVE MODE`); err != nil { // which only the last statement reads
+			t.Fatal(err)
+		}
+		answered := make(chan *answer, 1)
+		go func() { answered <- bob.again().get("/api/v1/tasks?search=harmless" + where) }()
+		ts.waitForLock()
+		ts.exec(`DELETE FROM members WHERE project_id = $1::text::uuid AND user_id = $2::text::uuid`, web, bob.id)
+		ts.exec(`UPDATE tasks SET title = 'Secret' WHERE id = $1::text::uuid`, found)
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		(<-answered).want(200).is("items.0.title", "Harmless")
+		ts.exec(`UPDATE tasks SET title = 'Harmless' WHERE id = $1::text::uuid`, found)
+		alice.add(web, bob, roleViewer)
+	}
+}
+
+func TestSearchesTakeTurns(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	alice := ts.signUp("Alice")
+	alice.task(alice.project("Web"), "Found")
+	var ends []func()
+	for range ts.db.searches.most {
+		end, err := ts.db.searches.take(t.Context(), uuid{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, end)
+	}
+	alice.get("/api/v1/tasks").want(200) // only searches wait
+	answered := make(chan *answer, 2)
+	for range 2 {
+		go func() { answered <- alice.again().get("/api/v1/tasks?search=found") }()
+	}
+	if a := (<-answered).problem(503, "unavailable"); a.header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	(<-answered).problem(503, "unavailable")
+	go func() { answered <- alice.again().get("/api/v1/tasks?search=found") }()
+	soon(t, "it waits", func() bool {
+		ts.db.searches.mu.Lock()
+		defer ts.db.searches.mu.Unlock()
+		return ts.db.searches.waiting[uuid{}].users > len(ends)
+	})
+	for _, end := range ends {
+		end()
+	}
+	(<-answered).want(200).is("items.0.title", "Found")
+}
+
 // planNode is the part of a query plan that is looked at here.
 type planNode struct {
 	NodeType     string `json:"Node Type"`
