@@ -28,6 +28,8 @@
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
+//	thumbnails.go  what images show, at a glance
+//	attachments.go files of tasks
 //	moves.go     order, transfer between projects, blockers, watchers
 //	tasklist.go  tasks in lists: filters, sorting
 //	search.go    finding tasks by words
@@ -48,6 +50,7 @@
 //
 //	filter.go    from filters and sorting to SQL
 //	idempotency.go  POSTs that can be repeated
+//	transfers.go files on their way in and out
 //	front.go     what meets every request first: where it comes from, headers, the access log, limits
 //	http.go      handlers, bodies in, JSON out, lists, cursors
 //	schedule.go  jobs that time causes
@@ -57,6 +60,8 @@
 // Engines: what knows nothing of tasks.
 //
 //	mail.go      handing mail to a server
+//	s3.go        files in a bucket
+//	blobs.go     files in a folder
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
@@ -278,6 +283,10 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
+		blobs:    folder{cfg.storageDir},
+	}
+	if cfg.bucket.name != "" {
+		s.blobs = newBucket(cfg.bucket)
 	}
 	s.subscribers = s.subscriptions
 	if cfg.cache {

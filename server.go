@@ -22,6 +22,7 @@ type server struct {
 	outbox   *outbox
 	cache    *cache // nil: off
 	mail     *mailer
+	blobs    blobStore // what files hold
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
