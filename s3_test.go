@@ -527,10 +527,12 @@ func TestAttachmentsInABucket(t *testing.T) {
 			if objects, uploads := s.left(); objects != 0 || uploads != 0 || ts.count("blobs") != 0 {
 				t.Errorf("%d objects, %d uploads and %d rows are left", objects, uploads, ts.count("blobs"))
 			}
+			if downloads == "" {
+				return
+			}
 			s.mu.Lock()
 			s.fail = func(*http.Request) int { return 503 }
 			s.mu.Unlock()
-			defer func() { s.mu.Lock(); s.fail = nil; s.mu.Unlock() }()
 			a := ada.post("/api/v1/tasks/"+task+"/attachments", formOf("a", "x")).problem(503, "unavailable")
 			if a.header.Get("Retry-After") == "" || strings.Contains(string(a.body), "attic") {
 				t.Errorf("got %v %s", a.header, a.body)

@@ -35,8 +35,11 @@ func startGateway(t *testing.T) (address, bucket string) {
 		t.Fatalf("go install %s: %v\n%s", gateway, err, out)
 	}
 	bucket = filepath.Join(dir, "buckets", "attic")
-	if err := os.MkdirAll(bucket, 0o755); err != nil {
-		t.Fatal(err)
+	sidecar := filepath.Join(dir, "sidecar") // what the gateway must remember of parts
+	for _, folder := range []string{bucket, sidecar} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	address = freeAddress(t)
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -44,7 +47,7 @@ func startGateway(t *testing.T) (address, bucket string) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	server := exec.Command(filepath.Join(dir, "versitygw"), "--port", address, "--access", gatewayKey, "--secret", gatewayPass, "--region", "eu-north-1", "posix", "--nometa", filepath.Dir(bucket))
+	server := exec.Command(filepath.Join(dir, "versitygw"), "--port", address, "--access", gatewayKey, "--secret", gatewayPass, "--region", "eu-north-1", "posix", "--sidecar", sidecar, filepath.Dir(bucket))
 	server.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
 	server.Stdout, server.Stderr = log, log
 	if err := server.Start(); err != nil {
