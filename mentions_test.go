@@ -45,15 +45,17 @@ func TestMentions(t *testing.T) {
 	ts := newTestServer(t)
 	ts.tellComments()
 	people := map[string]*client{}
-	for _, name := range []string{"Alice", "Bob", "Mary", "Alex", "Other", "Olga", "Fred", "Ines"} {
+	for _, name := range []string{"Alice", "Bob", "Mary", "Alex", "Other", "Olga", "Fred", "Ines", "Twin"} {
 		people[name] = ts.signUp(name)
 	}
 	alice, bob, olga := people["Alice"], people["Bob"], people["Olga"]
 	bob.patch("/api/v1/me", `{"firstName":"Bób","lastName":"O’Hara"}`).want(200)
 	people["Mary"].patch("/api/v1/me", `{"firstName":"Mary Ann"}`).want(200)
 	people["Other"].patch("/api/v1/me", `{"firstName":"Alex","lastName":"Roe"}`).want(200)
+	handle, _, _ := strings.Cut(people["Twin"].email, "@") // by which he is called in two ways
+	people["Twin"].patch("/api/v1/me", `{"firstName":"`+handle+`"}`).want(200)
 	web := alice.project("Web Site")
-	for _, name := range []string{"Bob", "Mary", "Alex", "Other", "Fred", "Ines"} {
+	for _, name := range []string{"Bob", "Mary", "Alex", "Other", "Fred", "Ines", "Twin"} {
 		alice.add(web, people[name], roleViewer)
 	}
 	alice.delete("/api/v1/projects/" + web + "/members/" + people["Fred"].id).want(204)
@@ -72,7 +74,7 @@ func TestMentions(t *testing.T) {
 
 	for _, row := range []struct{ text, kept, mentions string }{
 		{"@Bób", "@[Bob]", "Bob"}, {"@bób, @BÓB!", "@[Bob], @[Bob]!", "Bob"}, {"(@bób)", "(@[Bob])", "Bob"}, {"Ask @bób.", "Ask @[Bob].", "Bob"}, {"Ask @bób...", "Ask @[Bob]...", "Bob"},
-		{"@bób's", "@[Bob]'s", "Bob"}, {"**@bób**", "**@[Bob]**", "Bob"}, {"> @bób wrote", "> @[Bob] wrote", "Bob"}, {"请@bób 看", "请@[Bob] 看", "Bob"}, {"@{Bob}", "@[Bob]", "Bob"},
+		{"@bób's", "@[Bob]'s", "Bob"}, {"**@bób**", "**@[Bob]**", "Bob"}, {"> @bób wrote", "> @[Bob] wrote", "Bob"}, {"请@bób 看", "请@[Bob] 看", "Bob"}, {"@{Bob}", "@[Bob]", "Bob"}, {"@{Twin}", "@[Twin]", "Twin"},
 		{`@"Bób O’Hara" and @"bób o’hara"`, "@[Bob] and @[Bob]", "Bob"}, {`@"Bób"`, "@[Bob]", "Bob"}, {"@alex.roe and @Alex.Tester", "@[Other] and @[Alex]", "Other Alex"}, {"@{Alex}", "@[Alex]", "Alex"},
 		{"@mary.ann.tester", "@[Mary]", "Mary"}, {`@"Mary Ann Tester"`, "@[Mary]", "Mary"}, {`@"Mary Ann"`, "@[Mary]", "Mary"}, {"@[Bob]@[Mary]@bób", "@[Bob]@[Mary]@[Bob]", "Bob Mary"}, {"@alice", "@[Alice]", "Alice"},
 		{"one\n@bób\r\n@[Mary]", "one\n@[Bob]\r\n@[Mary]", "Bob Mary"}, {"don`t, @bób\nwon`t", "don`t, @[Bob]\nwon`t", "Bob"}, {"``` @bób", "``` @[Bob]", "Bob"}, {"`` ` `` @bób `@bób`", "`` ` `` @[Bob] `@bób`", "Bob"},
@@ -80,7 +82,7 @@ func TestMentions(t *testing.T) {
 		// These mention nobody.
 		{text: "@olga @fred @ines @mary"}, {text: "@everyone, @Override"}, {text: "@bóbby @bó"}, {text: "@ bób @"}, {text: "@-bób @. @_"}, {text: "@@bób"}, {text: "@"}, {text: "@%"}, {text: "@' OR 1=1--"}, {text: `@"Bób`}, {text: `@"" @"Bób\"`},
 		{text: "{Bob}@example.org"}, {text: "@{Bob}@example.org"}, {text: "x@bób.example"}, {text: "https://example.org/@bób"}, {text: "first_@bób"}, {text: "user+@bób"}, {text: "ü@bób"}, {text: "1@bób"}, {text: "x@[Bob]"},
-		{text: "`@bób` ``@alex` @[Olga]`` @mary"}, {text: "```\n@alex @[Olga]\n\n```"}, {text: "````go\n``` @bób\n````"}, {text: "@[bób]"}, {text: "@[Bob0]"}, {text: "@[" + strings.ToUpper(bob.id) + "]"}, {text: "@[" + bob.id + "0]"},
+		{text: "`@bób` ``@alex` @[Olga]`` @mary"}, {text: "```\n@alex @[Olga]\n\n```"}, {text: "````go\n``` @bób\n````"}, {text: "`one `` @alex`"}, {text: "@[bób]"}, {text: "@[Bob0]"}, {text: "@[" + strings.ToUpper(bob.id) + "]"}, {text: "@[" + bob.id + "0]"},
 	} {
 		ts.run("in "+row.text, func(t *testing.T) {
 			if row.mentions == "" {
