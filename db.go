@@ -565,6 +565,10 @@ func refused(code, detail string) *problem {
 		return invalid(fieldError{"timezone", code, "must be an IANA time zone such as Europe/Berlin"})
 	case "invalid_user":
 		return invalid(fieldError{detail, "not_found", "must be an active user of this installation"})
+	case "not_author":
+		return newProblem("forbidden", "Only who wrote a comment may edit it; admins of the project may delete it.")
+	case "not_mentionable":
+		return invalid(fieldError{"body", "not_a_member", "must mention members of the project only, which @[" + detail + "] is not; write the name without @, or put it between backticks"})
 	case "invalid_neighbor":
 		return invalid(fieldError{detail, "not_found", "must be another task of the same project"})
 	}
