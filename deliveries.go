@@ -43,7 +43,8 @@ var deliveryRetries = []time.Duration{5 * time.Second, 5 * time.Minute, 30 * tim
 const (
 	lockDeliveriesSQL = `SELECT pg_advisory_xact_lock($1)`
 	// makeDeliveriesSQL reads on in the logs, and tells whether there is more to read. The body is made
-	// here for good, since it is what the receiver can rely on being the same each time.
+	// here for good, since it is what the receiver can rely on being the same each time. The limit keeps
+	// the planner from reading all events there are.
 	makeDeliveriesSQL = `
 	WITH behind (id, project_id, key, events, seq, upto, last) AS MATERIALIZED (
 		SELECT w.id, w.project_id, p.key, w.events, w.seq, least(p.seq, w.seq + $1) AS upto, p.seq
@@ -55,13 +56,15 @@ const (
 			'timestamp', to_char(e.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 			'data', json_build_object('project', json_build_object('id', b.project_id, 'key', b.key), 'seq', e.seq,
 				'actorId', e.actor, 'subjectId', e.subject, 'changes', e.changes))
-		FROM behind b JOIN events e ON e.scope = b.project_id AND e.seq > b.seq AND e.seq <= b.upto
+		FROM behind b CROSS JOIN LATERAL (
+			SELECT * FROM events WHERE scope = b.project_id AND seq > b.seq AND seq <= b.upto ORDER BY seq LIMIT $1) e
 		WHERE b.events && ARRAY['*', e.kind, split_part(e.kind, '.', 1) || '.*']
 		ORDER BY b.id, e.seq),
 	read AS (UPDATE webhooks w SET seq = b.upto FROM behind b WHERE w.id = b.id)
 	SELECT count(*) AS webhooks, count(*) = $2 OR coalesce(bool_or(upto < last), false) AS more FROM behind`
 	// startDeliveriesSQL makes jobs of what is due. It visits only webhooks that have something waiting,
-	// from one to the next in the index, and takes what has waited longest.
+	// from one to the next in the index, and takes what has waited longest; a clock that stands still
+	// lets the index find that.
 	startDeliveriesSQL = `
 	WITH RECURSIVE busy AS (
 		(SELECT webhook_id FROM deliveries WHERE state = 'waiting' ORDER BY webhook_id LIMIT 1)
@@ -70,7 +73,7 @@ const (
 		FROM busy b WHERE b.webhook_id IS NOT NULL),
 	due AS (
 		SELECT d.id FROM busy b JOIN webhooks w ON w.id = b.webhook_id CROSS JOIN LATERAL (
-			SELECT d.id FROM deliveries d WHERE d.webhook_id = w.id AND d.state = 'waiting' AND d.next_at <= clock_timestamp() ORDER BY d.next_at
+			SELECT d.id FROM deliveries d WHERE d.webhook_id = w.id AND d.state = 'waiting' AND d.next_at <= statement_timestamp() ORDER BY d.next_at
 			LIMIT greatest(0, CASE WHEN w.failing_since IS NULL AND NOT w.slow THEN $1 ELSE 1 END - (
 				SELECT count(*) FROM deliveries u JOIN jobs j ON j.id = u.job_id AND j.dead_at IS NULL WHERE u.webhook_id = w.id AND u.state = 'sending'))) d
 		LIMIT $2),

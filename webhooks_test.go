@@ -314,7 +314,7 @@ func TestWhatFailsIsTriedAgain(t *testing.T) {
 			case 1:
 				w.WriteHeader(500)
 			case 2:
-				http.Redirect(w, r, "/", 307)
+				http.Redirect(w, r, "/", http.StatusTemporaryRedirect)
 			case 3:
 				panic(http.ErrAbortHandler)
 			}
@@ -336,7 +336,7 @@ func TestWhatFailsIsTriedAgain(t *testing.T) {
 		var mended atomic.Bool
 		rec := newReceiver(t, func(_ int, w http.ResponseWriter, _ *http.Request) {
 			if !mended.Load() {
-				http.Error(w, strings.Repeat("no ", 10_000), 503)
+				http.Error(w, strings.Repeat("no ", 10_000), http.StatusServiceUnavailable)
 			}
 		})
 		id, _ := alice.webhook(project, rec.URL, "task.created")
