@@ -36,13 +36,17 @@ const (
 
 // handleExport answers everything about the caller as one document: his account and its history,
 // sessions, API tokens, memberships, the tasks he made or has, as far as he reads their projects, and
-// his inbox. It is written as it is read, so that it may be of any size.
+// his inbox with its settings. It is written as it is read, so that it may be of any size.
 func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	if err := parseQuery(r).done(); err != nil {
 		return err
 	}
 	ctx, me := r.Context(), callerOf(r.Context())
 	a, err := queryOne[account](ctx, s.db, accountByIDSQL, me.ID)
+	if err != nil {
+		return err
+	}
+	settings, err := s.settingsOf(ctx, me.ID)
 	if err != nil {
 		return err
 	}
@@ -70,6 +74,7 @@ func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	exportList(x, "tasks", func(last *task) ([]task, error) {
 		return queryAll[task](ctx, s.db, ownTasksSQL, me.ID, me.seesAll(), beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
+	x.value("notificationSettings", settings)
 	exportList(x, "notifications", func(last *notification) ([]notification, error) {
 		return queryAll[notification](ctx, s.db, inboxSQL, me.ID, false, beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
@@ -207,7 +212,7 @@ const (
 
 // eraseSQL deletes what is only the user's own, with all that says where he was and what he was called.
 const eraseSQL = `
-	WITH w AS (DELETE FROM task_watchers WHERE user_id = $1), n AS (DELETE FROM notifications WHERE user_id = $1),
+	WITH w AS (DELETE FROM task_watchers WHERE user_id = $1), n AS (DELETE FROM notifications WHERE user_id = $1), p AS (DELETE FROM notification_settings WHERE user_id = $1),
 	s AS (DELETE FROM sessions WHERE user_id = $1), a AS (DELETE FROM api_tokens WHERE user_id = $1),
 	t AS (DELETE FROM account_tokens WHERE user_id = $1), c AS (DELETE FROM recovery_codes WHERE user_id = $1)
 	UPDATE events SET changes = '{}' WHERE scope = $1 AND changes <> '{}'`
