@@ -248,7 +248,7 @@ var samples = map[string]func(sc *scene, c *client) sample{
 
 	"GET /api/v1/me/notification-settings": at("/api/v1/me/notification-settings"),
 	"PUT /api/v1/me/notification-settings": func(sc *scene, c *client) sample {
-		return sample{path: "/api/v1/me/notification-settings", body: `{"kinds":[{"kind":"task.due","inbox":true,"email":false}],"email":true,"digest":"daily","hour":7,"weekday":1}`}
+		return sample{path: "/api/v1/me/notification-settings", body: `{"email":true,"digest":"daily","hour":7,"weekday":1,"kinds":[{"kind":"task.due","inbox":true,"email":false}]}`}
 	},
 	"GET /unsubscribe/{what}/{token}":  unsubscribing,
 	"POST /unsubscribe/{what}/{token}": unsubscribing,

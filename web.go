@@ -121,6 +121,9 @@ func writePageFile(w http.ResponseWriter, files embed.FS, name string) error {
 	return writeFile(w, media, data)
 }
 
+// plainPolicy lets a page run nothing, and send its forms only to this server.
+const plainPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
 // plainPage takes title, heading and body.
 const plainPage = `<!doctype html>
 <html lang="en">
@@ -145,7 +148,7 @@ const plainPage = `<!doctype html>
 // writePlainPage answers a page without scripts, of which body is HTML. Forms on it are sent here, and with
 // their origin: by plain http a browser could not tell otherwise that they are no other site's.
 func writePlainPage(w http.ResponseWriter, title, body string) error {
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+	w.Header().Set("Content-Security-Policy", plainPolicy)
 	w.Header().Set("Referrer-Policy", "no-referrer, same-origin") // a browser takes the last that it knows
 	title = html.EscapeString(title)
 	return writeFile(w, "text/html; charset=utf-8", fmt.Appendf(nil, plainPage, title, title, body))
