@@ -343,6 +343,46 @@ func TestDigestsComeOnceADayOrWeek(t *testing.T) {
 	}
 }
 
+// A process that gathers dies at every other mail it makes, before or at the commit.
+func TestMailsAreGatheredOnceByProcessesThatDie(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t, "SMTP_URL=", "DATA_DIR="+t.TempDir())
+	const readers = 4
+	for range readers {
+		ts.confirmed("Reader").put(settingsPath, `{"digest":"daily"}`).want(200)
+	}
+	ts.exec(`UPDATE notification_settings SET digested = '-infinity'`)
+	ts.exec(`INSERT INTO notifications (id, user_id, kind, by_mail) SELECT uuid_v7(), user_id, 'task.due', n = 1 FROM notification_settings, generate_series(1, 2) n`)
+	ts.exec(`TRUNCATE jobs`)
+	ts.exec(`CREATE SEQUENCE deaths`)
+	ts.exec(`CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF nextval('deaths') % 5 <> 0 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+			RETURN NULL;
+		END $$`)
+	ts.exec(`CREATE TRIGGER die AFTER INSERT ON jobs FOR EACH STATEMENT EXECUTE FUNCTION die()`)
+	ts.exec(`CREATE CONSTRAINT TRIGGER die_late AFTER UPDATE ON notifications DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die()`)
+	deaths := 0
+	for tries := 0; ; tries++ {
+		err := ts.runGather(t.Context(), job{PushedAt: later().Add(time.Duration(tries) * time.Minute)}, nil)
+		if err == nil {
+			break
+		}
+		if deaths++; deaths > 10_000 {
+			t.Fatal(err)
+		}
+		if deaths == 20 {
+			ts.exec(`ALTER SEQUENCE deaths INCREMENT BY 5 RESTART 5`) // from here on nobody dies
+		}
+	}
+	type outcome struct{ Mails, Users, Told int }
+	got, err := queryOne[outcome](t.Context(), ts.db, `
+		SELECT (SELECT count(*) FROM jobs) AS mails, (SELECT count(DISTINCT payload) FROM jobs) AS users, (SELECT count(*) FROM notifications n JOIN jobs j ON j.id = n.mail_id) AS told`)
+	if want := (outcome{2 * readers, readers, 2 * readers}); err != nil || got != want || deaths < 20 {
+		t.Errorf("after %d deaths got %+v, %v; want %+v", deaths, got, err, want)
+	}
+}
+
 func TestDigestsHaveWhatIsNew(t *testing.T) {
 	t.Parallel()
 	ts, ms := newMailedServer(t)
