@@ -62,7 +62,7 @@ func (s *server) handleUnsubscribePage(w http.ResponseWriter, r *http.Request) e
 	forms := ""
 	for _, sort := range []string{what, "all"} {
 		action := "/unsubscribe/" + sort + "/" + s.keys.unsubscribeToken(user, email, sort)
-		forms += fmt.Sprintf(`<form method="post" action="%s"><button class="primary">No more %s</button></form>`+"\n", html.EscapeString(action), html.EscapeString(aboutOf(sort)))
+		forms += fmt.Sprintf(`<form method="post" action="%s"><p>No more %s?</p><button class="primary">No more</button></form>`+"\n", html.EscapeString(action), html.EscapeString(aboutOf(sort)))
 		if what == "all" {
 			break
 		}
