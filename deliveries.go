@@ -182,13 +182,11 @@ const (
 		WHERE w.id = $1 AND w.active AND ($3::interval IS NULL OR w.failing_since < clock_timestamp() - $3::interval) FOR NO KEY UPDATE OF p),
 	w AS (
 		UPDATE webhooks w SET active = false, disabled_reason = $2, version = version + 1, updated_at = clock_timestamp()
-		FROM p WHERE w.id = $1 AND w.project_id = p.id AND w.active RETURNING w.id, w.project_id, w.version),
-	n AS (
-		INSERT INTO notifications (id, user_id, kind, project_id, detail, unique_key)
-		SELECT uuid_v7(), m.user_id, 'webhook.disabled', w.project_id, jsonb_build_object('webhookId', w.id, 'reason', $2::text), 'webhook:' || w.id || ':' || w.version
-		FROM w JOIN members m ON m.project_id = w.project_id AND m.role = 'owner'
-		ON CONFLICT ON CONSTRAINT notifications_unique_key DO NOTHING)
-	SELECT log_change(project_id, NULL, 'webhook.disabled', id, jsonb_build_object('active', jsonb_build_array(true, false), 'disabledReason', jsonb_build_array(NULL, $2::text))) FROM w`
+		FROM p WHERE w.id = $1 AND w.project_id = p.id AND w.active RETURNING w.id, w.project_id, w.version)
+	SELECT log_change(project_id, NULL, 'webhook.disabled', id, jsonb_build_object('active', jsonb_build_array(true, false), 'disabledReason', jsonb_build_array(NULL, $2::text))),
+		(SELECT count(tell(m.user_id, NULL, 'webhook.disabled', NULL, w.project_id, jsonb_build_object('webhookId', w.id, 'reason', $2::text), 'webhook:' || w.id || ':' || w.version, $4))
+		FROM members m WHERE m.project_id = w.project_id AND m.role = 'owner')
+	FROM w`
 )
 
 // runDeliver is one attempt. It may be made twice, when the end of the first was lost, with the same
@@ -257,10 +255,10 @@ func (s *server) endAttempt(effect *pgx.Batch, id uuid, job string, a attempt, b
 	case state == "delivered":
 		effect.Queue(succeededSQL, a.WebhookID, took > slowAfter)
 	case gone:
-		effect.Queue(disableSQL, a.WebhookID, "gone", nil)
+		effect.Queue(disableSQL, a.WebhookID, "gone", nil, s.mailsByDefault("webhook.disabled"))
 	case a.Kind != testKind:
 		effect.Queue(failedSQL, a.WebhookID)
-		effect.Queue(disableSQL, a.WebhookID, "failing", s.deliveries.offAfter)
+		effect.Queue(disableSQL, a.WebhookID, "failing", s.deliveries.offAfter, s.mailsByDefault("webhook.disabled"))
 	}
 }
 

@@ -16,6 +16,9 @@
 //
 // Features: what it offers.
 //
+//	keptmails.go  dev mode's mails, to be read in a browser
+//	noticemails.go  mails of what is in inboxes: as it happens, and digests
+//	unsubscribe.go  turning those off, by a link
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	dashboard.go queues and jobs, for operators
@@ -27,6 +30,7 @@
 //	emails.go    what is told by mail, and how
 //	leaving.go   taking one's data along, and deleting one's account
 //	notifications.go  the inbox, and reminders
+//	noticesettings.go  who wants to be told what, and how
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history

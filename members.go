@@ -242,7 +242,7 @@ func (s *server) handlePatchMember(w http.ResponseWriter, r *http.Request) error
 	b.Queue(patchMemberSQL, id, me, user, in.Role)
 	b.Queue(keepOwnerSQL, id)
 	b.Queue(memberSQL, id, user)
-	row, err := sendOne[memberRow](r.Context(), s.db, b)
+	row, err := sendAnd[memberRow](r.Context(), s, b, fact{Kind: "member.updated", Actor: me, User: &user, Project: &id})
 	if err != nil {
 		return err
 	}
@@ -287,7 +287,7 @@ func (s *server) handleRemoveMember(w http.ResponseWriter, r *http.Request) erro
 	b.Queue(unwatchSQL, id, user)
 	b.Queue(deleteMemberSQL, id, me, user)
 	b.Queue(keepOwnerSQL, id)
-	if err := s.db.send(r.Context(), b); err != nil {
+	if err := s.sendTelling(r.Context(), b, fact{Kind: "member.removed", Actor: me, User: &user, Project: &id}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

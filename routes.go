@@ -45,6 +45,11 @@ func (s *server) routes() []route {
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
 		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
 		{"GET /account/{file}", anyone, s.handleAccountFile},
+		{"GET /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribePage},
+		{"POST /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribe}, // also by mail programs (RFC 8058)
+		{"GET /dev/mails", anyone, s.handleKeptMails},                     // in dev mode, from this machine
+		{"GET /dev/mails/{id}", anyone, s.handleKeptMail},
+		{"GET /dev/mails/{id}/html", anyone, s.handleKeptHTML},
 		{"GET /admin/queues", anyone, s.handleQueuesPage},
 		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
 
@@ -68,6 +73,8 @@ func (s *server) routes() []route {
 		{"GET /api/v1/me/tokens", inPerson, s.handleAPITokens},
 		{"POST /api/v1/me/tokens", inPerson, s.handleCreateAPIToken},
 		{"DELETE /api/v1/me/tokens/{id}", inPerson, s.handleDeleteAPIToken},
+		{"GET /api/v1/me/notification-settings", signedIn, s.handleNoticeSettings},
+		{"PUT /api/v1/me/notification-settings", signedIn, s.handleSetNotices},
 		{"GET /api/v1/me/sessions", inPerson, s.handleSessions},
 		{"DELETE /api/v1/me/sessions", inPerson, s.handleEndSessions},
 		{"DELETE /api/v1/me/sessions/{id}", inPerson, s.handleEndSession},
@@ -124,6 +131,7 @@ func (s *server) routes() []route {
 		{"DELETE /api/v1/comments/{id}", members, s.handleDeleteComment}, // the same, and admins of the project
 
 		{"GET /api/v1/notifications", signedIn, s.handleNotifications},
+		{"GET /api/v1/notifications/count", signedIn, s.handleUnreadCount},
 		{"POST /api/v1/notifications/read", signedIn, s.handleMarkRead},
 
 		{"GET /api/v1/admin/stats", globalAdmins, s.handleAdminStats},

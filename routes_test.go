@@ -80,6 +80,16 @@ func (sc *scene) accountToken(c *client, kind string) string {
 	return token
 }
 
+// keepMail has dev mode keep a mail, and returns its name.
+func (ts *testServer) keepMail(msg message) string {
+	ts.t.Helper()
+	msg.id, msg.at = newUUID().String(), time.Now()
+	if err := ts.mail.send(ts.t.Context(), msg); err != nil {
+		ts.t.Fatal(err)
+	}
+	return msg.id
+}
+
 // sample is a request to a route that succeeds for everybody whom the table lets in.
 type sample struct {
 	path string
@@ -264,7 +274,20 @@ var samples = map[string]func(sc *scene, c *client) sample{
 	"PATCH /api/v1/comments/{id}":       onComment("", `{"body":"Edited"}`),
 	"DELETE /api/v1/comments/{id}":      onComment("", ""),
 
-	"GET /api/v1/notifications": at("/api/v1/notifications?unread=true"),
+	"GET /api/v1/me/notification-settings": at("/api/v1/me/notification-settings"),
+	"PUT /api/v1/me/notification-settings": func(sc *scene, c *client) sample {
+		return sample{path: "/api/v1/me/notification-settings", body: `{"email":true,"digest":"daily","hour":7,"weekday":1,"kinds":[{"kind":"task.due","inbox":true,"email":false}]}`}
+	},
+	"GET /unsubscribe/{what}/{token}":  unsubscribing,
+	"POST /unsubscribe/{what}/{token}": unsubscribing,
+	"GET /dev/mails":                   at("/dev/mails"),
+	"GET /dev/mails/{id}":              func(sc *scene, c *client) sample { return sample{path: "/dev/mails/" + sc.keepMail(testMessage())} },
+	"GET /dev/mails/{id}/html": func(sc *scene, c *client) sample {
+		return sample{path: "/dev/mails/" + sc.keepMail(testMessage()) + "/html"}
+	},
+
+	"GET /api/v1/notifications":       at("/api/v1/notifications?unread=true"),
+	"GET /api/v1/notifications/count": at("/api/v1/notifications/count"),
 	"POST /api/v1/notifications/read": func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/notifications/read", body: `{"all":true}`}
 	},
@@ -293,6 +316,14 @@ var samples = map[string]func(sc *scene, c *client) sample{
 
 func at(path string) func(*scene, *client) sample {
 	return func(*scene, *client) sample { return sample{path: path} }
+}
+
+func unsubscribing(sc *scene, c *client) sample {
+	user, err := parseUUID(sc.viewer.id)
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	return sample{path: "/unsubscribe/task.due/" + sc.keys.unsubscribeToken(user, sc.viewer.email, "task.due")}
 }
 
 func inProject(rest string) func(*scene, *client) sample {
@@ -499,7 +530,8 @@ func describedRoutes(t *testing.T) []string {
 func TestOpenAPIDescribesEveryRouteAndNoOther(t *testing.T) {
 	t.Parallel()
 	described := describedRoutes(t)
-	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}", "GET /account", "GET /account/{file}"} // for people, not of the API
+	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}", "GET /account", "GET /account/{file}",
+		"GET /unsubscribe/{what}/{token}", "POST /unsubscribe/{what}/{token}", "GET /dev/mails", "GET /dev/mails/{id}", "GET /dev/mails/{id}/html"} // for people, not of the API
 	var table []string
 	for _, rt := range (&server{}).routes() {
 		table = append(table, rt.pattern)

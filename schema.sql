@@ -617,9 +617,55 @@ CREATE TABLE notifications (
     unique_key text,                           -- what must not be told twice
     created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
     read_at    timestamptz(3),
+    inbox      boolean NOT NULL DEFAULT true,  -- shown there; or else only mailed
+    by_mail    boolean NOT NULL DEFAULT false, -- mailed as it happens
+    mail_id    uuid,                           -- of the job that mails it, by itself or in a digest
     CONSTRAINT notifications_unique_key UNIQUE (user_id, unique_key)
 );
 CREATE INDEX notifications_user ON notifications (user_id, id);
+CREATE INDEX notifications_unread ON notifications (user_id, id) WHERE read_at IS NULL AND inbox;
+CREATE INDEX notifications_unmailed ON notifications (user_id) WHERE by_mail AND mail_id IS NULL;
+CREATE INDEX notifications_mail ON notifications (mail_id) WHERE mail_id IS NOT NULL;
+
+-- What users want to be told, and how; who has no row has the defaults.
+CREATE TABLE notification_settings (
+    user_id  uuid PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    kinds    jsonb NOT NULL DEFAULT '{}',      -- {kind: {"inbox": …, "email": …}}; what is left out is as by default
+    email    boolean NOT NULL DEFAULT true,    -- false: no mail of notifications at all
+    digest   text NOT NULL DEFAULT 'off',
+    hour     smallint NOT NULL DEFAULT 8,      -- of digests, on the user's clock
+    weekday  smallint NOT NULL DEFAULT 1,      -- of weekly ones, as ISO 8601 counts: 1 is Monday
+    digested timestamp NOT NULL DEFAULT '-infinity', -- what the user's clock showed when the last digest was due, or was set
+    version  bigint NOT NULL DEFAULT 1,
+    CONSTRAINT notification_settings_digest_check CHECK (digest IN ('off', 'daily', 'weekly') AND hour BETWEEN 0 AND 23 AND weekday BETWEEN 1 AND 7)
+);
+CREATE INDEX notification_settings_digest ON notification_settings (user_id) WHERE digest <> 'off';
+
+-- tell tells a user once for each key what somebody else did, as he wants it, if he may read the
+-- project now. mails is whether the kind is mailed by default; NULL: nothing is. A mention takes the
+-- place of what its comment was told as.
+CREATE FUNCTION tell(recipient uuid, actor uuid, kind text, task uuid, project uuid, detail jsonb, key text, mails boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    shown boolean;
+    mailed boolean;
+BEGIN
+    SELECT coalesce((s.kinds -> tell.kind ->> 'inbox')::boolean, true),
+        mails IS NOT NULL AND u.email_verified_at IS NOT NULL AND coalesce(s.email, true)
+            AND coalesce((s.kinds -> tell.kind ->> 'email')::boolean, mails)
+    INTO shown, mailed
+    FROM users u LEFT JOIN notification_settings s ON s.user_id = u.id
+    WHERE u.id = recipient AND u.is_active AND u.id IS DISTINCT FROM actor
+        AND (project IS NULL OR role_in(project, u.id) IS NOT NULL);
+    IF shown OR mailed THEN
+        INSERT INTO notifications (id, user_id, kind, task_id, project_id, detail, unique_key, inbox, by_mail)
+        VALUES (uuid_v7(), recipient, kind, task, project, detail, key, shown, mailed)
+        ON CONFLICT ON CONSTRAINT notifications_unique_key DO UPDATE SET id = excluded.id, kind = excluded.kind,
+            detail = excluded.detail, inbox = excluded.inbox, by_mail = excluded.by_mail, mail_id = NULL,
+            created_at = excluded.created_at, read_at = NULL
+        WHERE notifications.kind = 'comment.created' AND excluded.kind = 'comment.mentioned';
+    END IF;
+END $$;
 
 -- uuid_v7 is an id as the program makes them (RFC 9562): the time in ms, then chance.
 CREATE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
