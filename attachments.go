@@ -48,8 +48,6 @@ const attachmentColumns = `a.id, a.task_id, a.project_id, a.name, a.size, a.cont
 	EXISTS (SELECT FROM blobs b WHERE b.attachment_id = a.id AND b.thumbnail) AS thumbnail, a.created_by, a.created_at, a.version`
 
 const (
-	liveTaskSQL = `
-	SELECT t.id FROM tasks t JOIN projects p ON p.id = t.project_id WHERE t.id = $3 AND t.deleted_at IS NULL AND ` + visibleSQL
 	attachmentsSQL = `
 	SELECT ` + attachmentColumns + ` FROM attachments a WHERE a.task_id = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3`
 	countAttachmentsSQL = `SELECT count(*) FROM attachments WHERE task_id = $1`

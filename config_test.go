@@ -77,6 +77,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"STORAGE_QUOTA_BYTES": {"0", "Off", "10GiB", "1125899906842625"},
 			"LOG_LEVEL":           {"trace", "INFO", "7"},
 			"LOG_FORMAT":          {"yaml", "JSON"},
+
+			"WEBHOOK_ALLOW_NETWORKS": {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "localhost"},
 		} {
 			if !slices.Contains(settingNames, name) {
 				t.Errorf("%s is no setting", name)
