@@ -27,6 +27,7 @@ import (
 const (
 	safeBcryptCost = 10             // the least that guards passwords
 	maxAccessTTL   = 24 * time.Hour // that can be set
+	maxUpload      = 48 << 30       // bytes that can be set; a bucket takes 10 000 parts (s3.go)
 )
 
 // version is set by the linker; see the Makefile.
@@ -68,14 +69,31 @@ type config struct {
 	refreshTTL     time.Duration // life of a session, counted from sign-in
 	trashAge       time.Duration // how long what was deleted can be restored
 	logLevel       slog.Level
-	smtpURL        secret // where mail is handed over; "" for nowhere
-	mailFrom       string // address, perhaps with a name
-	mailDir        string // where dev mode keeps mail without a server; "" for nowhere
-	logFormat      string // json or text
-	dataDir        string // dev mode's servers and secret
+	smtpURL        secret         // where mail is handed over; "" for nowhere
+	mailFrom       string         // address, perhaps with a name
+	mailDir        string         // where dev mode keeps mail without a server; "" for nowhere
+	logFormat      string         // json or text
+	dataDir        string         // dev mode's servers and secret
+	storageDir     string         // folder of attachments, where there is no bucket
+	bucket         bucketSettings // where they are instead; zero: in the folder
+	uploadMax      int64          // bytes of one attachment
+	storageQuota   int64          // bytes of all attachments of a project; 0: no limit
 	dev            bool
 	usedDefaultURL bool // publicURL was made from listenAddr
 }
+
+// bucketSettings are those of a bucket in S3, or what speaks its language.
+type bucketSettings struct {
+	name, region string
+	endpoint     string // scheme and host, perhaps with a path; "": Amazon's
+	through      bool   // downloads go through this process, as clients do not reach the bucket
+	accessKey    secret
+	secretKey    secret
+	sessionToken secret // or ""
+}
+
+// Format hides them, as that of config does.
+func (bucketSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[bucket]") }
 
 // Format hides all settings: printing a struct goes past its fields' own String.
 func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
@@ -86,7 +104,8 @@ var settingNames = []string{
 	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
-	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -139,6 +158,9 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.dataDir = env.text("DATA_DIR", "", ".taskflow")
 	c.smtpURL = secret(env.text("SMTP_URL", "", ""))
 	c.mailFrom = env.text("MAIL_FROM", "", "")
+	c.uploadMax = env.bytes("UPLOAD_MAX_BYTES", 100<<20, maxUpload, false)
+	c.storageQuota = env.bytes("STORAGE_QUOTA_BYTES", 10<<30, 1<<50, true)
+	c.readStorage(&env)
 	if c.hookNetworks = env.networks("WEBHOOK_ALLOW_NETWORKS"); c.hookNetworks == nil && dev {
 		c.hookNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")} // a developer's own receivers
 	}
@@ -225,6 +247,52 @@ func (c *config) checkMail(env *settings) {
 	}
 }
 
+var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+// readStorage reads where attachments are kept.
+func (c *config) readStorage(env *settings) {
+	c.storageDir = "/var/lib/taskflow/files"
+	if c.dev {
+		c.storageDir = filepath.Join(c.dataDir, "files")
+	}
+	access, key, token := env.text("AWS_ACCESS_KEY_ID", "", ""), env.text("AWS_SECRET_ACCESS_KEY", "", ""), env.text("AWS_SESSION_TOKEN", "", "")
+	text := env.text("STORAGE_URL", "", "")
+	if text == "" {
+		return
+	}
+	u, err := url.Parse(text)
+	if err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path) && !strings.ContainsAny(text, "?#") {
+		c.storageDir = filepath.Clean(u.Path)
+		return
+	}
+	if err != nil || u.Scheme != "s3" || !c.readBucket(u) {
+		env.wrong("STORAGE_URL", "must be a folder such as file:///var/lib/taskflow/files, or a bucket such as s3://bucket?region=eu-central-1, with &endpoint=https://s3.example.org where it is not Amazon's, and with &downloads=through where clients do not reach it")
+		return
+	}
+	if access == "" || key == "" {
+		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	}
+	c.bucket.accessKey, c.bucket.secretKey, c.bucket.sessionToken = secret(access), secret(key), secret(token)
+}
+
+// readBucket tells whether an address is that of a bucket, with nothing in it that means nothing.
+func (c *config) readBucket(u *url.URL) bool {
+	query, err := url.ParseQuery(u.RawQuery)
+	for name, values := range query {
+		if len(values) != 1 || !slices.Contains([]string{"region", "endpoint", "downloads"}, name) {
+			return false
+		}
+	}
+	c.bucket = bucketSettings{name: u.Host, region: cmp.Or(query.Get("region"), "us-east-1"), endpoint: query.Get("endpoint"), through: query.Get("downloads") == "through"}
+	if at, err := url.Parse(c.bucket.endpoint); c.bucket.endpoint != "" && (err != nil || at.Scheme != "https" && at.Scheme != "http" || at.Hostname() == "" || at.User != nil || strings.ContainsAny(c.bucket.endpoint, "?#")) {
+		return false
+	}
+	return err == nil && u.User == nil && strings.Trim(u.Path, "/") == "" && u.Fragment == "" && bucketName.MatchString(u.Host) && regionName.MatchString(c.bucket.region) &&
+		(!query.Has("downloads") || c.bucket.through || query.Get("downloads") == "redirect")
+}
+
+var regionName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+
 // isMailServer tells whether newMailer can use an address.
 func isMailServer(text string) bool {
 	u, err := url.Parse(text)
@@ -309,6 +377,23 @@ func (s *settings) number(name, fromFlag string, otherwise, least, most int) int
 	n, err := strconv.Atoi(text)
 	if err != nil || n < least || n > most {
 		s.wrong(name, fmt.Sprintf("must be a whole number from %d to %d", least, most))
+		return otherwise
+	}
+	return n
+}
+
+// bytes is a size from 1 to most, or where that is allowed 0 for off.
+func (s *settings) bytes(name string, otherwise, most int64, off bool) int64 {
+	text, rule := s.text(name, "", strconv.FormatInt(otherwise, 10)), fmt.Sprintf("must be a whole number of bytes from 1 to %d", most)
+	if off {
+		rule += ", or off"
+	}
+	if off && text == "off" {
+		return 0
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 || n > most || text[0] == '+' {
+		s.wrong(name, rule)
 		return otherwise
 	}
 	return n

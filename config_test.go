@@ -30,7 +30,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		for _, name := range settingNames {
 			env[name] = value
 		}
-		delete(env, "DATA_DIR") // any text is a folder
+		for _, name := range []string{"DATA_DIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+			delete(env, name) // any text may be one
+		}
 		_, err := load("serve", env)
 		if err == nil {
 			t.Fatal("got no error")
@@ -69,6 +71,10 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"TRASH_DAYS":          {"0", "3651", "30d"},
 			"SMTP_URL":            {"hunter2", "mail.example.org:587", "http://u:hunter2@mail.example.org", "smtp://", "smtp://u:hunter2@:587", "smtp://u:hunter2@h:70000", "smtp://h/hunter2", "smtp://h?hunter2", "smtp://u:hunter2%zz@h", "OFF"},
 			"MAIL_FROM":           {"hunter2", "TaskFlow", "a@example.org, b@example.org", "TaskFlow <hunter2>", "ä@example.org", "TaskFlow <a@example.org", "a@example.org\r\nBcc: b@example.org"},
+			"STORAGE_URL": {"hunter2", "/var/lib/hunter2", "file://hunter2/x", "file:files", "file:///x?hunter2", "file:///x#hunter2", "s3://", "s3://Hunter2", "s3://b", "s3://hunter2/x", "s3://u:hunter2@bucket", "s3://bucket?hunter2=1", "s3://bucket?region=a&region=b",
+				"s3://bucket?region=hunter2%20", "s3://bucket?endpoint=hunter2", "s3://bucket?endpoint=https://u:hunter2@h", "s3://bucket?endpoint=https://h?hunter2", "s3://bucket?downloads=hunter2", "s3://bucket?downloads=", "http://hunter2"},
+			"UPLOAD_MAX_BYTES":    {"0", "-1", "100MiB", "1e8", "+5", "51539607553", "off"},
+			"STORAGE_QUOTA_BYTES": {"0", "Off", "10GiB", "1125899906842625"},
 			"LOG_LEVEL":           {"trace", "INFO", "7"},
 			"LOG_FORMAT":          {"yaml", "JSON"},
 
@@ -195,6 +201,42 @@ func TestDefaultSettings(t *testing.T) {
 	}
 	if c, err = load("dev", map[string]string{"LISTEN_ADDR": ":8080", "PUBLIC_URL": "https://tasks.example.org/sub//", "BCRYPT_COST": "4"}); err != nil || c.listenAddr != ":8080" || c.publicURL != "https://tasks.example.org/sub" || c.bcryptCost != 4 {
 		t.Errorf("dev with settings: got %+v, %v", c, err)
+	}
+}
+
+func TestSettingsOfTheStorage(t *testing.T) {
+	t.Parallel()
+	if c, err := load("serve", production()); err != nil || c.storageDir != "/var/lib/taskflow/files" || c.bucket != (bucketSettings{}) || c.uploadMax != 100<<20 || c.storageQuota != 10<<30 {
+		t.Errorf("by default: got %q, %v, %d, %d, %v", c.storageDir, c.bucket.name, c.uploadMax, c.storageQuota, err)
+	}
+	if c, err := load("dev", nil); err != nil || c.storageDir != filepath.Join(".taskflow", "files") {
+		t.Errorf("dev: got %q, %v", c.storageDir, err)
+	}
+	env := production()
+	env["STORAGE_URL"], env["UPLOAD_MAX_BYTES"], env["STORAGE_QUOTA_BYTES"] = "file:///srv/files/", "51539607552", "off"
+	if c, err := load("serve", env); err != nil || c.storageDir != "/srv/files" || c.uploadMax != 48<<30 || c.storageQuota != 0 {
+		t.Errorf("a folder: got %q, %d, %d, %v", c.storageDir, c.uploadMax, c.storageQuota, err)
+	}
+	env["STORAGE_URL"] = "s3://bucket?region=eu-central-1&endpoint=https://s3.example.org:9000&downloads=through"
+	if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "STORAGE_URL must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") {
+		t.Errorf("a bucket without keys: got %v", err)
+	}
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte("hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY_FILE"], env["AWS_SESSION_TOKEN"] = "AKID", file, "token"
+	want := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, accessKey: "AKID", secretKey: "hunter2", sessionToken: "token"}
+	c, err := load("serve", env)
+	if err != nil || c.bucket != want {
+		t.Errorf("a bucket: got another, %v", err)
+	}
+	if said := fmt.Sprintf("%v %+v %#v", c.bucket, c.bucket, c.bucket); strings.Contains(said, "hunter2") {
+		t.Errorf("a secret shows itself: %s", said)
+	}
+	env["STORAGE_URL"] = "s3://bucket"
+	if c, err := load("serve", env); err != nil || c.bucket.region != "us-east-1" || c.bucket.endpoint != "" || c.bucket.through {
+		t.Errorf("Amazon's: got %+v, %v", c.bucket, err)
 	}
 }
 

@@ -368,7 +368,9 @@ func (f *fuzzer) request() (*http.Request, string) {
 	if err != nil {
 		return nil, ""
 	}
-	if body != "" {
+	if isForm(s.body) {
+		request.Header.Set("Content-Type", formMedia)
+	} else if body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
 	if f.IntN(10) == 0 {

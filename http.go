@@ -88,13 +88,17 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	p, ok := errors.AsType[*problem](err)
 	_, busy := errors.AsType[*unavailableError](err) // a statement that was cancelled for its client, too
+	storage, _ := errors.AsType[*storageError](err)
 	switch {
 	case ok:
 	case (busy || errors.Is(err, context.Canceled)) && r.Context().Err() != nil: // the client has gone
 		p = newProblem("unavailable", "")
 	default:
 		level, code := slog.LevelError, "internal"
-		if busy || errors.Is(err, context.DeadlineExceeded) {
+		switch {
+		case storage != nil && storage.full:
+			code = "storage_full"
+		case busy || storage != nil || errors.Is(err, context.DeadlineExceeded):
 			level, code = slog.LevelWarn, "unavailable"
 		}
 		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
@@ -151,13 +155,21 @@ func tooLarge(most int64) *problem {
 
 // checkMedia refuses a body that does not say that it is JSON, or is encoded on top of it.
 func checkMedia(r *http.Request) error {
-	if enc := strings.Join(r.Header.Values("Content-Encoding"), ","); enc != "" && !strings.EqualFold(enc, "identity") {
-		return newProblem("unsupported_media", "").with("Accept-Encoding", "identity")
+	if err := checkEncoding(r); err != nil {
+		return err
 	}
 	media, params, err := mime.ParseMediaType(strings.Join(r.Header.Values("Content-Type"), ","))
 	json := media == "application/json" || media == "application/merge-patch+json" && r.Method == http.MethodPatch
 	if charset := params["charset"]; err != nil || !json || charset != "" && !strings.EqualFold(charset, "utf-8") {
 		return newProblem("unsupported_media", "")
+	}
+	return nil
+}
+
+// checkEncoding refuses a body that is compressed or the like.
+func checkEncoding(r *http.Request) error {
+	if enc := strings.Join(r.Header.Values("Content-Encoding"), ","); enc != "" && !strings.EqualFold(enc, "identity") {
+		return newProblem("unsupported_media", "").with("Accept-Encoding", "identity")
 	}
 	return nil
 }

@@ -87,10 +87,7 @@ const (
 	ON CONFLICT (user_id, key) DO UPDATE SET fingerprint = excluded.fingerprint, answer = excluded.answer, created_at = excluded.created_at`
 )
 
-// once is a handler whose effect happens once for each Idempotency-Key of a caller: everything it does
-// in the database, the key and the answer are one transaction, and whoever comes with the key again
-// gets that answer. A request that fails leaves nothing, so its key can be tried again. handle may run
-// more than once, but takes effect once.
+// once is a handler whose effect happens once for each Idempotency-Key of a caller.
 func (s *server) once(handle handlerFunc) handlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		key, err := idempotencyKey(r)
@@ -104,35 +101,9 @@ func (s *server) once(handle handlerFunc) handlerFunc {
 		if err != nil {
 			return err
 		}
-		owner := callerOf(r.Context()).ID
-		digest := sum256(owner[:], key)
-		fingerprint := sum256(nil, r.URL.EscapedPath(), string(body))
-		var answer heldAnswer
-		err = s.db.hold(r.Context(), func(ctx context.Context) error {
-			b := &pgx.Batch{}
-			b.Queue(claimKeySQL, int64(binary.BigEndian.Uint64(digest)))
-			b.Queue(keptAnswerSQL, owner, digest, keyLife)
-			kept, err := sendOne[keptAnswer](ctx, s.db, b)
-			if err != nil {
-				return err
-			}
-			if kept.Fingerprint != nil {
-				answer, err = s.keys.repeat(kept, fingerprint, digest)
-				return err
-			}
-			answer = heldAnswer{Fields: http.Header{}}
-			again := r.WithContext(ctx)
-			again.Body = io.NopCloser(bytes.NewReader(body))
-			if err := handle(&answer, again); err != nil {
-				return err
-			}
-			sealed, err := s.keys.sealAnswer(answer, digest)
-			if err != nil {
-				return err
-			}
-			b = &pgx.Batch{}
-			b.Queue(keepAnswerSQL, owner, digest, fingerprint, sealed)
-			return s.db.send(ctx, b)
+		answer, err := s.answerOnce(r, key, sum256(nil, r.URL.EscapedPath(), string(body)), func(w http.ResponseWriter, r *http.Request) error {
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			return handle(w, r)
 		})
 		if err != nil {
 			return err
@@ -140,6 +111,40 @@ func (s *server) once(handle handlerFunc) handlerFunc {
 		answer.send(w)
 		return nil
 	}
+}
+
+// answerOnce is the answer of a handler for a key, kept or new: everything it does in the database, the
+// key and the answer are one transaction, and whoever comes with the key again gets that answer. A request
+// that fails leaves nothing, so its key can be tried again. handle may run more than once, but takes effect
+// once. fingerprint is what repetitions have in common with the first request.
+func (s *server) answerOnce(r *http.Request, key string, fingerprint []byte, handle handlerFunc) (answer heldAnswer, err error) {
+	owner := callerOf(r.Context()).ID
+	digest := sum256(owner[:], key)
+	err = s.db.hold(r.Context(), func(ctx context.Context) error {
+		b := &pgx.Batch{}
+		b.Queue(claimKeySQL, int64(binary.BigEndian.Uint64(digest)))
+		b.Queue(keptAnswerSQL, owner, digest, keyLife)
+		kept, err := sendOne[keptAnswer](ctx, s.db, b)
+		if err != nil {
+			return err
+		}
+		if kept.Fingerprint != nil {
+			answer, err = s.keys.repeat(kept, fingerprint, digest)
+			return err
+		}
+		answer = heldAnswer{Fields: http.Header{}}
+		if err := handle(&answer, r.WithContext(ctx)); err != nil {
+			return err
+		}
+		sealed, err := s.keys.sealAnswer(answer, digest)
+		if err != nil {
+			return err
+		}
+		b = &pgx.Batch{}
+		b.Queue(keepAnswerSQL, owner, digest, fingerprint, sealed)
+		return s.db.send(ctx, b)
+	})
+	return answer, err
 }
 
 // repeat is the answer that was kept, for a request that is the same as the first.

@@ -14,6 +14,8 @@ func (s *server) jobKinds() []jobKind {
 		{name: "notification.mail", timeout: 5 * time.Minute, limit: 4, outside: true, run: s.runNoticeMail},
 		{name: "task.recur", timeout: 10 * time.Second, run: s.runRecur},
 		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
+		{name: "attachment.process", timeout: 2 * time.Minute, limit: 1, outside: true, run: s.runProcess},
+		{name: "attachment.cleanup", timeout: 10 * time.Minute, limit: 1, outside: true, run: s.runAttachmentCleanup},
 		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
 		{name: "trash.purge", timeout: 10 * time.Minute, limit: 1, run: s.runTrashPurge},
 		{name: "cache.raise", timeout: 30 * time.Second, run: s.runRaise},
@@ -33,6 +35,10 @@ func (s *server) subscriptions(f fact) []newJob {
 		return []newJob{{kind: "task.recur", payload: repeated{Task: *f.Task}, priority: 1}}
 	case "task.assigned", "task.status_changed", "comment.created", "comment.mentioned", "member.added", "member.updated", "member.removed":
 		return []newJob{{kind: "notification.fanout", payload: f, priority: 1}}
+	case "attachment.created":
+		return []newJob{{kind: "attachment.process", payload: f, priority: 2}}
+	case "attachment.deleted":
+		return []newJob{{kind: "attachment.cleanup", payload: f, priority: 2}}
 	}
 	return nil
 }
@@ -45,6 +51,7 @@ func schedules() []schedule {
 		{name: "task.reminders", line: "*/15 * * * *", zone: "UTC", kind: "task.reminders", catchUp: "latest"},
 		{name: "notification.gather", line: "* * * * *", zone: "UTC", kind: "notification.gather", catchUp: "latest"},
 		{name: "trash.purge", line: "17 3 * * *", zone: "UTC", kind: "trash.purge", catchUp: "latest"},
+		{name: "attachment.cleanup", line: "47 * * * *", zone: "UTC", kind: "attachment.cleanup", catchUp: "latest"},
 		{name: "keys.purge", line: "7 * * * *", zone: "UTC", kind: "keys.purge", catchUp: "latest"},
 		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
 		{name: "deliveries.purge", line: "47 3 * * *", zone: "UTC", kind: "deliveries.purge", catchUp: "latest"},

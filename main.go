@@ -34,6 +34,8 @@
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
+//	thumbnails.go  what images show, at a glance
+//	attachments.go files of tasks
 //	comments.go  what is said about tasks
 //	mentions.go  whom a text means
 //	moves.go     order, transfer between projects, blockers, watchers
@@ -56,6 +58,7 @@
 //
 //	filter.go    from filters and sorting to SQL
 //	idempotency.go  POSTs that can be repeated
+//	transfers.go files on their way in and out
 //	front.go     what meets every request first: where it comes from, headers, the access log, limits
 //	http.go      handlers, bodies in, JSON out, lists, cursors
 //	schedule.go  jobs that time causes
@@ -65,6 +68,8 @@
 // Engines: what knows nothing of tasks.
 //
 //	mail.go      handing mail to a server
+//	s3.go        files in a bucket
+//	blobs.go     files in a folder
 //	egress.go    requests to addresses that users chose, and to none inside
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
@@ -288,6 +293,10 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		hashWait: hashingPatience,
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 		egress:   newEgress(cfg.hookNetworks),
+		blobs:    folder{cfg.storageDir},
+	}
+	if cfg.bucket.name != "" {
+		s.blobs = newBucket(cfg.bucket)
 	}
 	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions

@@ -112,6 +112,7 @@ func testConfig(t testing.TB, database secret, env ...string) config {
 	values := map[string]string{
 		"DATABASE_URL": string(database), "REDIS_URL": world.redisURL, "JWT_SECRET": strings.Repeat("test secret ", 4),
 		"BCRYPT_COST": "4", "DATABASE_MAX_CONNS": "8", "LOG_LEVEL": "debug", "PUBLIC_URL": "http://taskflow.test", "SMTP_URL": "off",
+		"STORAGE_URL": "file://" + t.TempDir(),
 	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
@@ -292,7 +293,7 @@ func (c *client) patch(path, body string) *answer { c.s.t.Helper(); return c.do(
 func (c *client) put(path, body string) *answer   { c.s.t.Helper(); return c.do("PUT", path, body) }
 func (c *client) delete(path string) *answer      { c.s.t.Helper(); return c.do("DELETE", path, "") }
 
-// do sends a request with the client's token and, unless there is another, the content type of JSON.
+// do sends a request with the client's token and, unless there is another, the content type of JSON or of a form.
 func (c *client) do(method, path, body string) *answer {
 	c.s.t.Helper()
 	req, err := http.NewRequest(method, c.s.http.URL+path, strings.NewReader(body))
@@ -302,7 +303,9 @@ func (c *client) do(method, path, body string) *answer {
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	if body != "" {
+	if isForm(body) {
+		req.Header.Set("Content-Type", formMedia)
+	} else if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	for name, values := range c.header {

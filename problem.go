@@ -76,12 +76,16 @@ var problemCodes = map[string]struct {
 	"idempotency_key_in_use": {409, "Request still running", "The first request with this Idempotency-Key has no answer yet; repeat it after the time in Retry-After."},
 	"version_mismatch":       {412, "Changed meanwhile", "Read the resource again (the ETag header has its present version) and repeat the change if it still makes sense."},
 	"body_too_large":         {413, "Body too large", "Send less at once."},
+	"file_too_large":         {413, "File too large", "This installation takes smaller files only; its operator sets the limit in UPLOAD_MAX_BYTES."},
+	"quota_exceeded":         {413, "No room in the project", "The attachments of the project would take more than it may keep. Delete some, or ask the operator for a higher STORAGE_QUOTA_BYTES."},
 	"unsupported_media":      {415, "Unsupported media type", "Send Content-Type: application/json (PATCH also takes application/merge-patch+json) and no Content-Encoding."},
+	"range_not_satisfiable":  {416, "Nothing in that range", "Ask for bytes that the file has; Content-Range tells how many these are."},
 	"validation_failed":      {422, "Validation failed", "Correct the fields named in errors."},
 	"mail_off":               {501, "No mail here", "This installation sends no mail. Its operator can set SMTP_URL, or a password by: taskflow admin reset-password."},
 	"idempotency_key_reused": {422, "Idempotency-Key used before", "Another request had this key in the last 24 hours; make a new one for each request that is not a repetition."},
 	"rate_limited":           {429, "Too many requests", "Wait for the time in Retry-After; RateLimit tells how many requests are left."},
 	"unavailable":            {503, "Temporarily unavailable", "Try again after the time in Retry-After. After a change that was under way, look first: it may have been made."},
+	"storage_full":           {507, "Storage full", "The installation has no room for files left. Nothing was lost; tell its operator."},
 	"internal":               {500, "Internal error", "This is our fault; the request id helps to find it in the log."},
 }
 

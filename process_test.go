@@ -70,7 +70,13 @@ func command(t *testing.T, env []string, args ...string) *exec.Cmd {
 // launch starts the program and waits until it serves.
 func launch(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{testServer: &testServer{t: t, log: &lockedBuffer{}}, cmd: command(t, env, args...), ended: make(chan struct{})}
+	return launchAs(t, command(t, env, args...))
+}
+
+// launchAs is launch for a command that leads to the program.
+func launchAs(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{testServer: &testServer{t: t, log: &lockedBuffer{}}, cmd: cmd, ended: make(chan struct{})}
 	p.cmd.Stderr = p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -89,7 +95,7 @@ func launch(t *testing.T, env []string, args ...string) *process {
 			p.http = &httptest.Server{URL: "http://" + serving.Address}
 		}
 		if p.hasEnded() || time.Now().After(deadline) {
-			t.Fatalf("%v does not serve: %s", args, p.log)
+			t.Fatalf("%v does not serve: %s", cmd.Args, p.log)
 		}
 	}
 	return p

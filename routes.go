@@ -120,6 +120,12 @@ func (s *server) routes() []route {
 		{"GET /api/v1/tasks/{id}/activity", viewers, s.handleTaskActivity},
 		{"PUT /api/v1/tasks/{id}/blockers/{otherId}", members, s.handleAddBlocker},
 		{"DELETE /api/v1/tasks/{id}/blockers/{otherId}", members, s.handleRemoveBlocker},
+		{"GET /api/v1/tasks/{id}/attachments", viewers, s.handleAttachments},
+		{"POST /api/v1/tasks/{id}/attachments", members, s.handleCreateAttachment},
+		{"GET /api/v1/attachments/{id}", viewers, s.handleAttachment},
+		{"DELETE /api/v1/attachments/{id}", members, s.handleDeleteAttachment}, // whose it is, or an admin
+		{"GET /api/v1/attachments/{id}/content", viewers, s.handleAttachmentContent},
+		{"GET /api/v1/attachments/{id}/thumbnail", viewers, s.handleThumbnail},
 		{"PUT /api/v1/tasks/{id}/watch", viewers, s.handleWatch},
 		{"DELETE /api/v1/tasks/{id}/watch", viewers, s.handleUnwatch},
 
@@ -173,8 +179,8 @@ func (s *server) workerHandler() http.Handler {
 
 // guard lets a route's callers in, as often as they may, and answers its errors.
 func (s *server) guard(rt route) http.Handler {
-	handle, limiter := rt.handle, s.limitOf(rt)
-	if rt.who != anyone && strings.HasPrefix(rt.pattern, "POST ") {
+	handle, limiter, most := rt.handle, s.limitOf(rt), s.mostBody(rt)
+	if rt.who != anyone && strings.HasPrefix(rt.pattern, "POST ") && !slices.Contains(streamed, rt.pattern) {
 		handle = s.once(rt.handle)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +188,7 @@ func (s *server) guard(rt route) http.Handler {
 		rec.route = rt.pattern
 		r, err := s.admit(rec, r, rt, limiter)
 		if err == nil {
-			err = limit(rec, r, rt.who)
+			err = limit(rec, r, most)
 		}
 		if err == nil {
 			err = handle(w, r)
@@ -269,12 +275,23 @@ func withinScopes(c caller, rt route) error {
 		with("WWW-Authenticate", `Bearer realm="taskflow", error="insufficient_scope", scope="`+need+`"`) // RFC 6750, section 3.1
 }
 
-// limit bounds what a request may bring: a stranger a small body, and only a read a query.
-func limit(rec *recorder, r *http.Request, who access) error {
-	most := int64(maxBody)
-	if who == anyone {
-		most = maxStrangerBody
+// streamed are the routes whose bodies are read as they come. They see to their own deadlines, and to
+// repetitions, of which a body that is not kept cannot tell beforehand.
+var streamed = []string{"POST /api/v1/tasks/{id}/attachments"}
+
+// mostBody is how many bytes a request to a route may bring; strangers bring little.
+func (s *server) mostBody(rt route) int64 {
+	switch {
+	case rt.who == anyone:
+		return maxStrangerBody
+	case slices.Contains(streamed, rt.pattern):
+		return s.config.uploadMax + maxFormHead
 	}
+	return maxBody
+}
+
+// limit bounds what a request may bring: a body of so many bytes, and only a read a query.
+func limit(rec *recorder, r *http.Request, most int64) error {
 	if r.ContentLength > most { // before a client that waits for 100 is told to send it
 		return tooLarge(most)
 	}

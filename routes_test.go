@@ -245,10 +245,16 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		sc.owner.delete("/api/v1/tasks/" + id).want(204)
 		return sample{path: "/api/v1/tasks/" + id + "/restore", id: id}
 	},
-	"POST /api/v1/tasks/{id}/move":    onTask("/move", `{"first":true,"status":"review"}`),
-	"GET /api/v1/tasks/{id}/activity": onTask("/activity", ""),
-	"PUT /api/v1/tasks/{id}/watch":    onTask("/watch", ""),
-	"DELETE /api/v1/tasks/{id}/watch": onTask("/watch", ""),
+	"POST /api/v1/tasks/{id}/move":           onTask("/move", `{"first":true,"status":"review"}`),
+	"GET /api/v1/tasks/{id}/activity":        onTask("/activity", ""),
+	"GET /api/v1/tasks/{id}/attachments":     onTask("/attachments", ""),
+	"POST /api/v1/tasks/{id}/attachments":    onTask("/attachments", formOf("note.txt", "a note")),
+	"GET /api/v1/attachments/{id}":           onAttachment(""),
+	"DELETE /api/v1/attachments/{id}":        onAttachment(""),
+	"GET /api/v1/attachments/{id}/content":   onAttachment("/content"),
+	"GET /api/v1/attachments/{id}/thumbnail": onAttachment("/thumbnail"),
+	"PUT /api/v1/tasks/{id}/watch":           onTask("/watch", ""),
+	"DELETE /api/v1/tasks/{id}/watch":        onTask("/watch", ""),
 	"PUT /api/v1/tasks/{id}/blockers/{otherId}": func(sc *scene, c *client) sample {
 		id := sc.owner.task(sc.project, "Blocked")
 		return sample{path: "/api/v1/tasks/" + id + "/blockers/" + sc.owner.task(sc.project, "Blocker"), id: id}
@@ -360,6 +366,15 @@ func onTask(rest, body string) func(*scene, *client) sample {
 	return func(sc *scene, c *client) sample {
 		id := sc.owner.task(sc.project, "Sample")
 		return sample{path: "/api/v1/tasks/" + id + rest, body: body, id: id}
+	}
+}
+
+// onAttachment is about a file that is the member's, with a thumbnail.
+func onAttachment(rest string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		id := sc.member.attach(sc.member.task(sc.project, "Sample"), "dot.png", dot)
+		sc.process(id)
+		return sample{path: "/api/v1/attachments/" + id + rest, id: id}
 	}
 }
 

@@ -23,6 +23,7 @@ type server struct {
 	cache    *cache // nil: off
 	mail     *mailer
 	egress   *egress
+	blobs    blobStore // what files hold
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit

@@ -48,8 +48,9 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// startService builds the program and runs its dev mode until the test ends. It returns the address.
-func startService(t *testing.T) string {
+// startService builds the program and runs its dev mode, with settings of its own, until the test ends. It
+// returns the address.
+func startService(t *testing.T, env ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "taskflow")
@@ -66,6 +67,7 @@ func startService(t *testing.T) string {
 	defer log.Close()
 	service := exec.Command(program, "dev")
 	service.Env = append(withoutSettings(os.Environ()), "DATA_DIR="+filepath.Join(dir, "data"), "LISTEN_ADDR="+address)
+	service.Env = append(service.Env, env...)
 	service.Stdout, service.Stderr = log, log
 	if err := service.Start(); err != nil {
 		t.Fatal(err)
