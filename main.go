@@ -32,6 +32,8 @@
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
+//	comments.go  what is said about tasks
+//	mentions.go  whom a text means
 //	moves.go     order, transfer between projects, blockers, watchers
 //	tasklist.go  tasks in lists: filters, sorting
 //	search.go    finding tasks by words

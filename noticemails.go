@@ -108,6 +108,7 @@ const noticeMailSQL = `
 	LEFT JOIN users a ON a.id = (n.detail ->> 'actorId')::uuid
 	WHERE n.mail_id = $1 AND n.read_at IS NULL AND t.deleted_at IS NULL AND coalesce(s.email, true)
 		AND CASE WHEN n.by_mail THEN coalesce((s.kinds -> n.kind ->> 'email')::boolean, n.kind = ANY ($2::text[])) ELSE s.digest <> 'off' END
+		AND (n.detail ->> 'commentId' IS NULL OR EXISTS (SELECT FROM comments c WHERE c.id = (n.detail ->> 'commentId')::uuid))
 		AND (p.id IS NULL OR p.deleted_at IS NULL AND role_in(p.id, u.id) IS NOT NULL)
 	ORDER BY n.id LIMIT $3`
 

@@ -112,6 +112,13 @@ func (s *server) routes() []route {
 		{"PUT /api/v1/tasks/{id}/watch", viewers, s.handleWatch},
 		{"DELETE /api/v1/tasks/{id}/watch", viewers, s.handleUnwatch},
 
+		{"GET /api/v1/tasks/{id}/comments", viewers, s.handleComments},
+		{"POST /api/v1/tasks/{id}/comments", members, s.handleCreateComment}, // viewers too, where the project lets them
+		{"GET /api/v1/comments/{id}", viewers, s.handleComment},
+		{"GET /api/v1/comments/{id}/history", viewers, s.handleCommentHistory},
+		{"PATCH /api/v1/comments/{id}", members, s.handlePatchComment},   // of one's own, as above
+		{"DELETE /api/v1/comments/{id}", members, s.handleDeleteComment}, // the same, and admins of the project
+
 		{"GET /api/v1/notifications", signedIn, s.handleNotifications},
 		{"GET /api/v1/notifications/count", signedIn, s.handleUnreadCount},
 		{"POST /api/v1/notifications/read", signedIn, s.handleMarkRead},

@@ -246,6 +246,20 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		return sample{path: path, id: id}
 	},
 
+	"GET /api/v1/tasks/{id}/comments": func(sc *scene, c *client) sample {
+		id := sc.owner.task(sc.project, "Discussed")
+		sc.owner.comment(id, "First")
+		return sample{path: "/api/v1/tasks/" + id + "/comments?expand=author,mentioned&total=true&sort=-createdAt", id: id}
+	},
+	"POST /api/v1/tasks/{id}/comments": func(sc *scene, c *client) sample {
+		id := sc.owner.task(sc.project, "Discussed")
+		return sample{path: "/api/v1/tasks/" + id + "/comments", body: `{"body":"Said to @[` + sc.member.id + `]"}`, id: id}
+	},
+	"GET /api/v1/comments/{id}":         onComment("", ""),
+	"GET /api/v1/comments/{id}/history": onComment("/history", ""),
+	"PATCH /api/v1/comments/{id}":       onComment("", `{"body":"Edited"}`),
+	"DELETE /api/v1/comments/{id}":      onComment("", ""),
+
 	"GET /api/v1/me/notification-settings": at("/api/v1/me/notification-settings"),
 	"PUT /api/v1/me/notification-settings": func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/me/notification-settings", body: `{"email":true,"digest":"daily","hour":7,"weekday":1,"kinds":[{"kind":"task.due","inbox":true,"email":false}]}`}
@@ -308,6 +322,19 @@ func onTask(rest, body string) func(*scene, *client) sample {
 	return func(sc *scene, c *client) sample {
 		id := sc.owner.task(sc.project, "Sample")
 		return sample{path: "/api/v1/tasks/" + id + rest, body: body, id: id}
+	}
+}
+
+// onComment is about a comment of the caller's own, if he may write one.
+func onComment(rest, body string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		task := sc.owner.task(sc.project, "Discussed")
+		made := c.post("/api/v1/tasks/"+task+"/comments", `{"body":"Said"}`)
+		if made.status != 201 {
+			made = sc.owner.post("/api/v1/tasks/"+task+"/comments", `{"body":"Said"}`).want(201)
+		}
+		id := made.str("id")
+		return sample{path: "/api/v1/comments/" + id + rest, body: body, id: id}
 	}
 }
 
