@@ -11,6 +11,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "notification.fanout", timeout: 10 * time.Second, run: s.runFanout},
 		{name: "notification.gather", timeout: time.Minute, limit: 1, run: s.runGather},
 		{name: "notification.mail", timeout: 5 * time.Minute, limit: 4, outside: true, run: s.runNoticeMail},
+		{name: "webhook.deliver", timeout: 30 * time.Second, limit: max(1, s.config.workers*3/4), outside: true, run: s.runDeliver, ended: s.wakeDeliveries},
 		{name: "task.recur", timeout: 10 * time.Second, run: s.runRecur},
 		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
 		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
@@ -18,6 +19,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "cache.raise", timeout: 30 * time.Second, run: s.runRaise},
 		{name: "keys.purge", timeout: 10 * time.Minute, limit: 1, run: s.runKeysPurge},
 		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
+		{name: "deliveries.purge", timeout: 10 * time.Minute, limit: 1, run: s.runDeliveriesPurge},
 	}
 }
 
@@ -45,5 +47,6 @@ func schedules() []schedule {
 		{name: "trash.purge", line: "17 3 * * *", zone: "UTC", kind: "trash.purge", catchUp: "latest"},
 		{name: "keys.purge", line: "7 * * * *", zone: "UTC", kind: "keys.purge", catchUp: "latest"},
 		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
+		{name: "deliveries.purge", line: "47 3 * * *", zone: "UTC", kind: "deliveries.purge", catchUp: "latest"},
 	}
 }

@@ -24,6 +24,8 @@
 //	dashboard.go queues and jobs, for operators
 //	masking.go   hiding secrets from them
 //	audit.go     what they did
+//	deliveries.go what webhooks are sent, until it has arrived
+//	webhooks.go  addresses that a project's changes are sent to
 //	cleanup.go   purging what was deleted or has ended
 //	emails.go    what is told by mail, and how
 //	leaving.go   taking one's data along, and deleting one's account
@@ -63,6 +65,7 @@
 // Engines: what knows nothing of tasks.
 //
 //	mail.go      handing mail to a server
+//	egress.go    requests to addresses that users chose, and to none inside
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
@@ -284,7 +287,9 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
+		egress:   newEgress(cfg.hookNetworks),
 	}
+	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
 	if cfg.cache {
 		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
@@ -292,6 +297,8 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		}
 		db.home, db.changed, db.uncertain = s.cache.homeOf, s.cache.raise, s.cache.forgetAll
 	}
+	raise := db.changed
+	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
 	return s, nil
@@ -403,6 +410,7 @@ func (s *server) work(ctx context.Context) error {
 	}
 	var both sync.WaitGroup
 	both.Go(func() { s.runSchedules(ctx, schedules()) })
+	both.Go(func() { s.runDeliveries(ctx) })
 	both.Go(func() { s.outbox.work(ctx, s.config.workers, stopTimeout-5*time.Second) })
 	both.Wait()
 	return nil

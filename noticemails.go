@@ -90,7 +90,7 @@ type noticeLine struct {
 	Title   string
 	Due     string // date
 	Old     string // status
-	New     string // status, or role
+	New     string // status, or role; why a webhook was turned off
 	Total   int    // lines of the mail, also beyond maxNoticeLines
 }
 
@@ -100,7 +100,7 @@ const noticeMailSQL = `
 	SELECT u.id AS user, u.email, u.first_name AS name, n.kind, n.by_mail, coalesce(s.digest, 'off') AS digest,
 		coalesce(a.first_name || ' ' || a.last_name, 'Somebody') AS actor, coalesce(p.name, n.detail ->> 'projectName', '') AS project,
 		coalesce(p.key || '-' || t.number, '') AS ref, coalesce(t.title, '') AS title, coalesce(n.detail ->> 'dueDate', '') AS due,
-		coalesce(n.detail #>> '{status,0}', '') AS old, coalesce(n.detail #>> '{status,1}', n.detail #>> '{role,1}', '') AS new, count(*) OVER () AS total
+		coalesce(n.detail #>> '{status,0}', '') AS old, coalesce(n.detail #>> '{status,1}', n.detail #>> '{role,1}', n.detail ->> 'reason', '') AS new, count(*) OVER () AS total
 	FROM notifications n JOIN users u ON u.id = n.user_id AND u.is_active AND u.email_verified_at IS NOT NULL
 	LEFT JOIN notification_settings s ON s.user_id = u.id
 	LEFT JOIN tasks t ON t.id = n.task_id
@@ -209,6 +209,8 @@ func (n noticeLine) sentence() string {
 		return who + " added you to " + project + "."
 	case "member.updated":
 		return who + " made you " + n.New + " of " + project + "."
+	case "webhook.disabled":
+		return "A webhook of " + project + " was turned off, because what it is sent to is " + n.New + "."
 	case "member.removed":
 		return "You are not a member of " + project + " any more."
 	}

@@ -28,6 +28,7 @@ var noticeKinds = []noticeKind{
 	{"member.added", true, "projects that you are added to"},
 	{"member.updated", false, "your role in projects"},
 	{"member.removed", true, "projects that you are removed from"},
+	{"webhook.disabled", true, "webhooks that are turned off"},
 }
 
 // mailedKinds are those that are mailed by default.

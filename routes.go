@@ -98,6 +98,17 @@ func (s *server) routes() []route {
 		{"DELETE /api/v1/projects/{id}/invitations/{invitationId}", admins, s.handleDeleteInvitation},
 		{"POST /api/v1/invitations/accept", signedIn, s.handleAcceptInvitation},
 
+		{"GET /api/v1/projects/{id}/webhooks", admins, s.handleWebhooks},
+		{"POST /api/v1/projects/{id}/webhooks", admins, s.handleCreateWebhook},
+		{"GET /api/v1/webhooks/{id}", admins, s.handleWebhook},
+		{"PATCH /api/v1/webhooks/{id}", admins, s.handlePatchWebhook},
+		{"DELETE /api/v1/webhooks/{id}", admins, s.handleDeleteWebhook},
+		{"POST /api/v1/webhooks/{id}/rotate", admins, s.handleRotateSecret},
+		{"POST /api/v1/webhooks/{id}/test", admins, s.handleTestWebhook},
+		{"GET /api/v1/webhooks/{id}/deliveries", admins, s.handleDeliveries},
+		{"GET /api/v1/deliveries/{id}", admins, s.handleDelivery},
+		{"POST /api/v1/deliveries/{id}/redeliver", admins, s.handleRedeliver},
+
 		{"POST /api/v1/tasks", members, s.handleCreateTask},
 		{"GET /api/v1/tasks", listers, s.handleTasks}, // those the caller reads
 		{"POST /api/v1/tasks/bulk", signedIn, s.handleBulk},

@@ -214,6 +214,20 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		return sample{path: "/api/v1/invitations/accept", body: `{"token":"` + sc.invitation(c.email) + `"}`}
 	},
 
+	"GET /api/v1/projects/{id}/webhooks": inProject("/webhooks"),
+	"POST /api/v1/projects/{id}/webhooks": func(sc *scene, c *client) sample {
+		id := sc.newProject() // as each has a limit
+		return sample{path: "/api/v1/projects/" + id + "/webhooks", body: `{"url":"https://hooks.example.org/taskflow","events":["task.*","comment.created"],"active":true}`, id: id}
+	},
+	"GET /api/v1/webhooks/{id}":              onWebhook("", ""),
+	"PATCH /api/v1/webhooks/{id}":            onWebhook("", `{"url":"https://hooks.example.org/other","events":["*"],"active":false}`),
+	"DELETE /api/v1/webhooks/{id}":           onWebhook("", ""),
+	"POST /api/v1/webhooks/{id}/rotate":      onWebhook("/rotate", ""),
+	"POST /api/v1/webhooks/{id}/test":        onWebhook("/test", ""),
+	"GET /api/v1/webhooks/{id}/deliveries":   onWebhook("/deliveries", ""),
+	"GET /api/v1/deliveries/{id}":            onDelivery(""),
+	"POST /api/v1/deliveries/{id}/redeliver": onDelivery("/redeliver"),
+
 	"POST /api/v1/tasks": func(sc *scene, c *client) sample {
 		body := `{"projectId":"` + sc.project + `","title":"Made","description":"x","status":"todo","priority":"high","assigneeId":"` + sc.member.id +
 			`","startDate":"2026-01-01","dueDate":"2026-12-31","estimatedHours":1.5,"actualHours":0,"labels":["a"]}`
@@ -315,6 +329,30 @@ func unsubscribing(sc *scene, c *client) sample {
 func inProject(rest string) func(*scene, *client) sample {
 	return func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/projects/" + sc.project + rest, id: sc.project}
+	}
+}
+
+// webhook is a webhook of the scene's project, which may have more of them than anybody can make.
+func (sc *scene) webhook() string {
+	sc.t.Helper()
+	id := newUUID()
+	sc.sql(`
+		INSERT INTO webhooks (id, project_id, url, events, secret, seq)
+		SELECT $1, id, 'https://hooks.example.org/taskflow', '{*}', '\x00', seq FROM projects WHERE id = $2::text::uuid`, id, sc.project)
+	return id.String()
+}
+
+func onWebhook(rest, body string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		id := sc.webhook()
+		return sample{path: "/api/v1/webhooks/" + id + rest, body: body, id: id}
+	}
+}
+
+func onDelivery(rest string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		id := sc.owner.post("/api/v1/webhooks/"+sc.webhook()+"/test", "").want(202).str("id")
+		return sample{path: "/api/v1/deliveries/" + id + rest, id: id}
 	}
 }
 

@@ -22,11 +22,18 @@ type server struct {
 	outbox   *outbox
 	cache    *cache // nil: off
 	mail     *mailer
+	egress   *egress
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
 	guesses  struct { // wrong passwords
 		pair, network, account *limiter
+	}
+
+	deliveries struct { // what webhooks are sent
+		due      chan struct{}   // something may be
+		retries  []time.Duration // deliveryRetries, but in tests
+		offAfter time.Duration   // likewise
 	}
 
 	// subscribers says which jobs a fact causes; see events.go.
