@@ -90,7 +90,7 @@ type noticeLine struct {
 	Title   string
 	Due     string // date
 	Old     string // status
-	New     string // status, or role
+	New     string // status, or role; why a webhook was turned off
 	Total   int    // lines of the mail, also beyond maxNoticeLines
 }
 
@@ -100,7 +100,7 @@ const noticeMailSQL = `
 	SELECT u.id AS user, u.email, u.first_name AS name, n.kind, n.by_mail, coalesce(s.digest, 'off') AS digest,
 		coalesce(a.first_name || ' ' || a.last_name, 'Somebody') AS actor, coalesce(p.name, n.detail ->> 'projectName', '') AS project,
 		coalesce(p.key || '-' || t.number, '') AS ref, coalesce(t.title, '') AS title, coalesce(n.detail ->> 'dueDate', '') AS due,
-		coalesce(n.detail #>> '{status,0}', '') AS old, coalesce(n.detail #>> '{status,1}', n.detail #>> '{role,1}', '') AS new, count(*) OVER () AS total
+		coalesce(n.detail #>> '{status,0}', '') AS old, coalesce(n.detail #>> '{status,1}', n.detail #>> '{role,1}', n.detail ->> 'reason', '') AS new, count(*) OVER () AS total
 	FROM notifications n JOIN users u ON u.id = n.user_id AND u.is_active AND u.email_verified_at IS NOT NULL
 	LEFT JOIN notification_settings s ON s.user_id = u.id
 	LEFT JOIN tasks t ON t.id = n.task_id
@@ -108,6 +108,7 @@ const noticeMailSQL = `
 	LEFT JOIN users a ON a.id = (n.detail ->> 'actorId')::uuid
 	WHERE n.mail_id = $1 AND n.read_at IS NULL AND t.deleted_at IS NULL AND coalesce(s.email, true)
 		AND CASE WHEN n.by_mail THEN coalesce((s.kinds -> n.kind ->> 'email')::boolean, n.kind = ANY ($2::text[])) ELSE s.digest <> 'off' END
+		AND (n.detail ->> 'commentId' IS NULL OR EXISTS (SELECT FROM comments c WHERE c.id = (n.detail ->> 'commentId')::uuid))
 		AND (p.id IS NULL OR p.deleted_at IS NULL AND role_in(p.id, u.id) IS NOT NULL)
 	ORDER BY n.id LIMIT $3`
 
@@ -209,7 +210,7 @@ func (n noticeLine) sentence() string {
 	case "member.updated":
 		return who + " made you " + n.New + " of " + project + "."
 	case "webhook.disabled":
-		return "A webhook of " + project + " is turned off, as its receiver does not take what it is sent."
+		return "A webhook of " + project + " was turned off, because what it is sent to is " + n.New + "."
 	case "member.removed":
 		return "You are not a member of " + project + " any more."
 	}

@@ -101,11 +101,9 @@ func TestNotificationsAreMailed(t *testing.T) {
 		}
 		ada.put(settingsPath, `{"kinds":[`+strings.Join(kinds, ",")+`]}`).want(200)
 		id := give(ada, "Ship")
-		task, comment, user := uuidOf(t, id), newUUID(), ada.uuid()
 		root.patch("/api/v1/tasks/"+id, `{"status":"in_progress","dueDate":"2026-03-02"}`).want(200)
-		ts.announces(fact{Kind: "comment.created", Actor: root.uuid(), Task: &task, Subject: &comment})
-		other := newUUID()
-		ts.announces(fact{Kind: "comment.mentioned", Actor: root.uuid(), User: &user, Task: &task, Subject: &other})
+		root.comment(id, "Well done")
+		root.comment(id, "Well done, @["+ada.id+"]")
 		remind(ts, "2026-03-02T09:00:00Z")
 		root.patch("/api/v1/projects/"+project+"/members/"+ada.id, `{"role":"viewer"}`).want(200)
 		ada.told("")

@@ -135,15 +135,16 @@ const (
 		WHERE subject = t.id AND at > $2 AND changes #>> '{status,0}' IS NOT NULL ORDER BY at DESC, seq DESC LIMIT 1) e
 	CROSS JOIN LATERAL (` + followersOfTask + `) f
 	WHERE t.id = $1`
-	// tellCommentSQL tells the followers of a task of a comment, and tellMentionSQL one who is mentioned in
-	// it, instead: both have the same key.
+	// tellCommentSQL tells the followers of a task of a comment, but for those whom it mentions: they are
+	// told that, one at a time, by tellMentionSQL.
 	tellCommentSQL = `
-	SELECT tell(f.user_id, $2, 'comment.created', t.id, t.project_id, jsonb_build_object('actorId', $2::uuid, 'commentId', $3::uuid), 'comment:' || $3::uuid, $4)
-	` + fromLivingTask + ` CROSS JOIN LATERAL (` + followersOfTask + `) f
-	WHERE t.id = $1`
+	SELECT tell(f.user_id, c.author_id, 'comment.created', t.id, t.project_id, jsonb_build_object('actorId', c.author_id, 'commentId', c.id), 'comment.created:' || c.id, $3)
+	` + fromLivingTask + ` JOIN comments c ON c.task_id = t.id CROSS JOIN LATERAL (` + followersOfTask + `) f
+	WHERE t.id = $1 AND c.id = $2 AND f.user_id <> ALL (c.mentions)`
 	tellMentionSQL = `
-	SELECT tell($5, $2, 'comment.mentioned', t.id, t.project_id, jsonb_build_object('actorId', $2::uuid, 'commentId', $3::uuid), 'comment:' || $3::uuid, $4)
-	` + fromLivingTask + ` WHERE t.id = $1`
+	SELECT tell($4, c.author_id, 'comment.mentioned', t.id, t.project_id, jsonb_build_object('actorId', c.author_id, 'commentId', c.id), 'comment.mentioned:' || c.id, $3)
+	` + fromLivingTask + ` JOIN comments c ON c.task_id = t.id
+	WHERE t.id = $1 AND c.id = $2 AND $4 = ANY (c.mentions)`
 	fromLivingTask  = `FROM tasks t JOIN projects p ON p.id = t.project_id AND p.deleted_at IS NULL AND t.deleted_at IS NULL`
 	followersOfTask = `SELECT t.assignee_id AS user_id UNION SELECT t.created_by UNION SELECT user_id FROM task_watchers WHERE task_id = t.id`
 	// tellMemberSQL tells the user $1 that he is in a project now, or as what.
@@ -178,9 +179,9 @@ func (s *server) runFanout(_ context.Context, j job, effect *pgx.Batch) error {
 	case "task.status_changed":
 		effect.Queue(tellStatusSQL, f.Task, since, mails)
 	case "comment.created":
-		effect.Queue(tellCommentSQL, f.Task, f.Actor, f.Subject, mails)
+		effect.Queue(tellCommentSQL, f.Task, f.Subject, mails)
 	case "comment.mentioned":
-		effect.Queue(tellMentionSQL, f.Task, f.Actor, f.Subject, mails, f.User)
+		effect.Queue(tellMentionSQL, f.Task, f.Subject, mails, f.User)
 	case "member.added", "member.updated":
 		effect.Queue(tellMemberSQL, f.User, since, mails, f.Project, f.Kind)
 	case "member.removed":

@@ -108,35 +108,43 @@ func TestFollowersOfATaskAreToldOfIt(t *testing.T) {
 		}
 	})
 	ts.run("of comments; who is mentioned is told that, and only that", func(t *testing.T) {
-		for _, mentionFirst := range []bool{true, false} {
-			task, comment := uuidOf(t, followed()), newUUID()
-			doer.told("")
-			by, mentioned, unread := maker.uuid(), doer.uuid(), doer.get("/api/v1/notifications/count").want(200).num("unread")
-			facts := []fact{{Kind: "comment.mentioned", Actor: by, User: &mentioned, Task: &task, Subject: &comment}, {Kind: "comment.created", Actor: by, Task: &task, Subject: &comment}}
-			if !mentionFirst {
-				slices.Reverse(facts)
-			}
-			for _, f := range facts {
-				ts.announces(f)
-				doer.told("")
-			}
-			doer.wantTold(task.String(), "comment.mentioned", "task.assigned").is("items.0.detail.commentId", comment)
-			watcher.wantTold(task.String(), "comment.created").is("items.0.detail.actorId", maker.id)
-			maker.wantTold(task.String())
-			doer.get("/api/v1/notifications/count").want(200).is("unread", unread+1)
-		}
+		task := followed()
+		doer.told("")
+		unread := doer.get("/api/v1/notifications/count").want(200).num("unread")
+		comment := maker.comment(task, "Look, @["+doer.id+"] and @["+maker.id+"]")
+		doer.wantTold(task, "comment.mentioned", "task.assigned").is("items.0.detail.commentId", comment)
+		watcher.wantTold(task, "comment.created").is("items.0.detail.actorId", maker.id).is("items.0.detail.commentId", comment)
+		maker.wantTold(task)
+		doer.get("/api/v1/notifications/count").want(200).is("unread", unread+1)
+
+		maker.edit(comment, "Look, @["+doer.id+"], and you too, @["+watcher.id+"] and @["+other.id+"]").want(200)
+		watcher.wantTold(task, "comment.mentioned", "comment.created")
+		other.wantTold(task, "comment.mentioned")
+		doer.wantTold(task, "comment.mentioned", "task.assigned")
+	})
+	ts.run("not of a comment that is gone", func(t *testing.T) {
+		task, resume := followed(), ts.pauses(root)
+		comment := maker.comment(task, "Look, @["+doer.id+"]")
+		maker.delete("/api/v1/comments/" + comment).want(204)
+		resume()
+		doer.wantTold(task, "task.assigned")
+		watcher.wantTold(task)
 	})
 	ts.run("once, however often a fact is told", func(t *testing.T) {
-		task, comment := uuidOf(t, followed()), newUUID()
-		maker.patch("/api/v1/tasks/"+task.String(), `{"status":"review"}`).want(200)
+		task := followed()
+		comment, changed, who := uuidOf(t, maker.comment(task, "Look, @["+doer.id+"]")), uuidOf(t, task), doer.uuid()
+		maker.patch("/api/v1/tasks/"+task, `{"status":"review"}`).want(200)
 		for range 5 {
-			ts.announces(fact{Kind: "task.status_changed", Actor: root.uuid(), Task: &task})
-			ts.announces(fact{Kind: "comment.created", Actor: maker.uuid(), Task: &task, Subject: &comment})
+			ts.announces(fact{Kind: "task.status_changed", Actor: root.uuid(), Task: &changed})
+			ts.announces(fact{Kind: "comment.created", Actor: maker.uuid(), Task: &changed, Subject: &comment})
+			ts.announces(fact{Kind: "comment.mentioned", Actor: maker.uuid(), User: &who, Task: &changed, Subject: &comment})
 		}
-		got, _ := watcher.told(task.String())
-		slices.Sort(got)
-		if !slices.Equal(got, []string{"comment.created", "task.status_changed"}) {
-			t.Errorf("got %v", got)
+		for c, want := range map[*client][]string{watcher: {"comment.created", "task.status_changed"}, doer: {"comment.mentioned", "task.assigned", "task.status_changed"}} {
+			got, _ := c.told(task)
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
 		}
 	})
 	ts.run("not of what changed before they followed", func(t *testing.T) {

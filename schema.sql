@@ -642,8 +642,7 @@ CREATE TABLE notification_settings (
 CREATE INDEX notification_settings_digest ON notification_settings (user_id) WHERE digest <> 'off';
 
 -- tell tells a user once for each key what somebody else did, as he wants it, if he may read the
--- project now. mails is whether the kind is mailed by default; NULL: nothing is. A mention takes the
--- place of what its comment was told as.
+-- project now. mails is whether the kind is mailed by default; NULL: nothing is.
 CREATE FUNCTION tell(recipient uuid, actor uuid, kind text, task uuid, project uuid, detail jsonb, key text, mails boolean)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -660,10 +659,7 @@ BEGIN
     IF shown OR mailed THEN
         INSERT INTO notifications (id, user_id, kind, task_id, project_id, detail, unique_key, inbox, by_mail)
         VALUES (uuid_v7(), recipient, kind, task, project, detail, key, shown, mailed)
-        ON CONFLICT ON CONSTRAINT notifications_unique_key DO UPDATE SET id = excluded.id, kind = excluded.kind,
-            detail = excluded.detail, inbox = excluded.inbox, by_mail = excluded.by_mail, mail_id = NULL,
-            created_at = excluded.created_at, read_at = NULL
-        WHERE notifications.kind = 'comment.created' AND excluded.kind = 'comment.mentioned';
+        ON CONFLICT ON CONSTRAINT notifications_unique_key DO NOTHING;
     END IF;
 END $$;
 

@@ -36,9 +36,6 @@ BEGIN
     IF shown OR mailed THEN
         INSERT INTO notifications (id, user_id, kind, task_id, project_id, detail, unique_key, inbox, by_mail)
         VALUES (uuid_v7(), recipient, kind, task, project, detail, key, shown, mailed)
-        ON CONFLICT ON CONSTRAINT notifications_unique_key DO UPDATE SET id = excluded.id, kind = excluded.kind,
-            detail = excluded.detail, inbox = excluded.inbox, by_mail = excluded.by_mail, mail_id = NULL,
-            created_at = excluded.created_at, read_at = NULL
-        WHERE notifications.kind = 'comment.created' AND excluded.kind = 'comment.mentioned';
+        ON CONFLICT ON CONSTRAINT notifications_unique_key DO NOTHING;
     END IF;
 END $$;
