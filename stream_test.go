@@ -530,7 +530,7 @@ func TestStreamsFollowRights(t *testing.T) {
 			m := l.next()
 			if m.kind == "" {
 				e := m.event(t)
-				kinds[e.Kind] = e.Scope.String() == c.id && e.Subject.String() == secret && string(e.Changes) == `{"role":[null,"viewer"]}`
+				kinds[e.Kind] = e.Scope.String() == c.id && e.Subject.String() == c.id && e.ActorID == nil && string(e.Changes) == `{"role":[null,"viewer"]}`
 			} else {
 				kinds[m.kind] = strings.Contains(m.data, secret)
 			}
