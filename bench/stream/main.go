@@ -73,10 +73,10 @@ func run(ctx context.Context, streams, projects, rate int, length time.Duration)
 	fmt.Printf("%d streams of %d users on %d projects, opened in %.1f s\n", streams, streams/ofUser, projects, time.Since(began).Seconds())
 	b.rest(ctx, length) // what opening left is collected
 	after := harness.Resident(b.cmd.Process.Pid)
-	fmt.Printf("memory: %.1f MB before, %.1f MB after: %.1f KB a stream\n", before/1024, after/1024, (after-before)/float64(streams))
+	fmt.Printf("memory: %.1f MB before, %.1f MB after: %.1f KB a stream\n", before/1e6, after/1e6, (after-before)/1e3/float64(streams))
 	fmt.Printf("at rest: %s\n", b.rest(ctx, length))
 	fmt.Printf("%d writes a second: %s\n", rate, b.write(ctx, rate, length))
-	fmt.Printf("memory afterwards: %.1f MB\n", harness.Resident(b.cmd.Process.Pid)/1024)
+	fmt.Printf("memory afterwards: %.1f MB\n", harness.Resident(b.cmd.Process.Pid)/1e6)
 	return ctx.Err()
 }
 
