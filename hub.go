@@ -508,7 +508,7 @@ func (h *hub) join(l *listener, projects []uuid) error {
 		return newProblem("unavailable", "This process has as many streams as it takes.")
 	}
 	if h.ofUser[l.user] >= maxOfUser {
-		return newProblem("too_many_streams", "")
+		return newProblem("too_many_streams", "").with("Retry-After", "10")
 	}
 	h.listeners++
 	h.ofUser[l.user]++

@@ -762,7 +762,9 @@ func TestStreamLimits(t *testing.T) {
 		for range maxOfUser {
 			open = append(open, ada.listen("", ""))
 		}
-		ada.get(eventsPath).problem(429, "too_many_streams")
+		if a := ada.get(eventsPath).problem(429, "too_many_streams"); a.header.Get("Retry-After") == "" {
+			t.Error("there is no Retry-After")
+		}
 		bob.listen("", "")
 		bob.get(eventsPath+"?projectId="+ada.id).problem(404, "not_found") // nor does he take one of hers
 		open[0].cut()
