@@ -491,6 +491,7 @@ func (a *attacks) losingRights(t *testing.T) {
 			eve, project := ts.signUp("Eve"), ada.project("Open")
 			ada.add(project, eve, roleMember)
 			task := ada.task(project, "Contested")
+			said := eve.comment(task, "Contested")
 			var over atomic.Bool // the end has been answered
 			writes := []func(c *client) *answer{
 				func(c *client) *answer { return c.patch("/api/v1/tasks/"+task, `{"title":"`+newUUID().String()+`"}`) },
@@ -498,10 +499,12 @@ func (a *attacks) losingRights(t *testing.T) {
 				func(c *client) *answer {
 					return c.post("/api/v1/tasks/"+task+"/move", `{"status":"review","last":true}`)
 				},
+				func(c *client) *answer { return c.post("/api/v1/tasks/"+task+"/comments", `{"body":"New"}`) },
+				func(c *client) *answer { return c.patch("/api/v1/comments/"+said, `{"body":"`+newUUID().String()+`"}`) },
 			}
 			began := make(chan struct{}, 100)
 			go func() {
-				for range 6 {
+				for range 10 {
 					<-began
 				}
 				if got := loss.end(project, eve); got.status >= 300 {
@@ -509,10 +512,10 @@ func (a *attacks) losingRights(t *testing.T) {
 				}
 				over.Store(true)
 			}()
-			answers := atOnce(6, func(i int) *answer {
+			answers := atOnce(10, func(i int) *answer {
 				for n := 0; ; n++ {
 					late := over.Load()
-					got := writes[i%3](x.on(i, eve))
+					got := writes[i%5](x.on(i, eve))
 					if n == 1 {
 						began <- struct{}{}
 					}
@@ -529,7 +532,7 @@ func (a *attacks) losingRights(t *testing.T) {
 				write(x.on(i, eve)).want(loss.want)
 			}
 			ts.unchanged(before, "a write that came too late")
-			if n := x.number(`SELECT count(*) FROM events e WHERE actor = $2::text::uuid AND scope = $1::text::uuid AND kind LIKE 'task.%'
+			if n := x.number(`SELECT count(*) FROM events e WHERE actor = $2::text::uuid AND scope = $1::text::uuid AND kind ~ '^(task|comment)[.]'
 				AND seq > (SELECT max(seq) FROM events l WHERE l.scope = e.scope AND l.kind IN ('member.removed', 'member.updated', 'project.deleted', 'project.updated'))`, project, eve.id); n > 0 {
 				t.Errorf("the log has %d changes after the end", n)
 			}

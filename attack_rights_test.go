@@ -35,7 +35,7 @@ func (a *attacks) swappedIDs(t *testing.T) {
 	}
 	tried := 0
 	for _, rt := range sc.routes() {
-		if strings.Count(rt.pattern, "{") < 2 || rt.who == globalAdmins {
+		if strings.Count(rt.pattern, "{") < 2 || rt.who == globalAdmins || rt.who == anyone {
 			continue
 		}
 		method, _, _ := strings.Cut(rt.pattern, " ")
@@ -87,6 +87,7 @@ func (a *attacks) foreignIDs(t *testing.T) {
 	task, next, foreign, hidden := sc.owner.task(here, "Here"), sc.owner.task(here, "Next"), sc.owner.task(there, "There"), sc.admin.task(secret, "Secret")
 	trashed := sc.owner.task(here, "Trashed")
 	sc.owner.delete("/api/v1/tasks/" + trashed).want(204)
+	said, hiddenSaid := sc.owner.comment(task, "Said"), sc.admin.comment(hidden, "Secret")
 	session := sc.member.signIn()
 	token := sc.member.post(tokensPath, `{"name":"His","scopes":["read"]}`).want(201).header.Get("Location")
 	reader := sc.outsider
@@ -138,6 +139,21 @@ func (a *attacks) foreignIDs(t *testing.T) {
 		"a list of a secret project, expanded":    {sc.owner, "GET", "/tasks?projectId=" + secret + "&expand=creator", "", 404, "not_found", "", ""},
 		"a list of a secret project's trash":      {sc.owner, "GET", "/tasks?projectId=" + secret + "&deleted=true", "", 404, "not_found", "", ""},
 		"a change to all of a secret project":     {sc.owner, "POST", "/tasks/bulk", `{"filter":{"projectId":"` + secret + `"},"delete":true}`, 404, "not_found", "", ""},
+		"a comment on a secret task":              {sc.owner, "POST", "/tasks/" + hidden + "/comments", `{"body":"x"}`, 404, "not_found", "", ""},
+		"a comment on what one only reads":        {sc.viewer, "POST", "/tasks/" + task + "/comments", `{"body":"x"}`, 403, "forbidden", "", ""},
+		"a comment on a task in the trash":        {sc.owner, "POST", "/tasks/" + trashed + "/comments", `{"body":"x"}`, 404, "not_found", "", ""},
+		"a comment in another's name":             {sc.owner, "POST", "/tasks/" + task + "/comments", `{"body":"x","authorId":"` + sc.member.id + `"}`, 422, "validation_failed", "authorId", "unknown_field"},
+		"a comment's task":                        {sc.owner, "PATCH", "/comments/" + said, `{"taskId":"` + foreign + `"}`, 422, "validation_failed", "taskId", "unknown_field"},
+		"another's comment":                       {sc.member, "PATCH", "/comments/" + said, `{"body":"x"}`, 403, "forbidden", "", ""},
+		"another's comment, by an admin":          {sc.admin, "PATCH", "/comments/" + said, `{"body":"x"}`, 403, "forbidden", "", ""},
+		"another's comment, by deleting it":       {sc.member, "DELETE", "/comments/" + said, "", 403, "forbidden", "", ""},
+		"a secret comment":                        {sc.owner, "GET", "/comments/" + hiddenSaid, "", 404, "not_found", "", ""},
+		"a secret comment's history":              {sc.owner, "GET", "/comments/" + hiddenSaid + "/history", "", 404, "not_found", "", ""},
+		"a secret comment, by deleting it":        {sc.owner, "DELETE", "/comments/" + hiddenSaid, "", 404, "not_found", "", ""},
+		"a comment by the id of its task":         {sc.owner, "GET", "/comments/" + task, "", 404, "not_found", "", ""},
+		"a mention of who is no member":           {sc.owner, "POST", "/tasks/" + task + "/comments", `{"body":"@[` + sc.outsider.id + `]"}`, 422, "validation_failed", "body", "not_a_member"},
+		"a mention of who sees all":               {sc.owner, "POST", "/tasks/" + task + "/comments", `{"body":"@[` + sc.admin.id + `]"}`, 422, "validation_failed", "body", "not_a_member"},
+		"a mention of who does not exist":         {sc.owner, "PATCH", "/comments/" + said, `{"body":"@[` + newUUID().String() + `]"}`, 422, "validation_failed", "body", "not_a_member"},
 		"another user's session":                  {sc.owner, "DELETE", "/me/sessions/" + sessionOf(session), "", 404, "not_found", "", ""},
 		"another user's session, by an admin":     {sc.admin, "DELETE", "/me/sessions/" + sessionOf(session), "", 404, "not_found", "", ""},
 		"another user's API token":                {sc.owner, "DELETE", strings.TrimPrefix(token, "/api/v1"), "", 404, "not_found", "", ""},
@@ -218,6 +234,7 @@ func (a *attacks) outsiders(t *testing.T) {
 	alice.delete("/api/v1/tasks/" + trashed).want(204)
 	alice.delete("/api/v1/projects/" + gone).want(204)
 	invited := alice.post("/api/v1/projects/"+web+"/members", `{"email":"x@example.org","role":"viewer"}`).want(202).str("id")
+	said := alice.comment(task, "Said")
 	eve := s.signUp("Eve")
 	own := eve.project("Own")
 	mine := eve.task(own, "Mine")
@@ -240,6 +257,18 @@ func (a *attacks) outsiders(t *testing.T) {
 		{"DELETE", "/tasks/{task}/blockers/{other}", ""},
 		{"PUT", "/tasks/{task}/watch", ""},
 		{"DELETE", "/tasks/{task}/watch", ""},
+		{"GET", "/tasks/{task}/comments", ""},
+		{"GET", "/tasks/{task}/comments?total=true&expand=author", ""},
+		{"POST", "/tasks/{task}/comments", `{"body":"@alice"}`},
+		{"POST", "/tasks/{task}/comments", `{"body":"@[{alice}]"}`},
+		{"POST", "/tasks/" + mine + "/comments", `{"body":"@[{alice}]"}`},
+		{"GET", "/comments/{said}", ""},
+		{"HEAD", "/comments/{said}", ""},
+		{"GET", "/comments/{said}?expand=author,mentioned", ""},
+		{"GET", "/comments/{said}/history", ""},
+		{"PATCH", "/comments/{said}", `{"body":"x"}`},
+		{"PATCH", "/comments/{said}", `{"body":"@alice"}`},
+		{"DELETE", "/comments/{said}", ""},
 		{"POST", "/tasks", `{"projectId":"{web}","title":"x"}`},
 		{"POST", "/tasks", `{"projectId":"` + own + `","title":"x","parentId":"{task}"}`},
 		{"PATCH", "/tasks/" + mine, `{"parentId":"{task}"}`},
@@ -291,7 +320,7 @@ func (a *attacks) outsiders(t *testing.T) {
 				}
 				return fmt.Sprint(got.status, " ", got.header.Get("ETag"), got.header.Get("Content-Length"), got.header.Get("Link"), text)
 			}
-			real := map[string]string{"task": task, "other": other, "trashed": trashed, "web": web, "gone": gone, "invited": invited, "alice": alice.id}
+			real := map[string]string{"task": task, "other": other, "trashed": trashed, "web": web, "gone": gone, "invited": invited, "alice": alice.id, "said": said}
 			none := map[string]string{}
 			for name := range real {
 				none[name] = newUUID().String()
@@ -327,6 +356,10 @@ func (a *attacks) canary(t *testing.T) {
 	trashed := keeper.task(secret, word+" trashed")
 	keeper.delete("/api/v1/tasks/" + trashed).want(204)
 	former.put("/api/v1/tasks/"+task+"/watch", "").want(204)
+	said := former.comment(task, word+", @"+word+" and @["+removed.id+"]")
+	former.patch("/api/v1/comments/"+said, `{"body":"`+word+` edited"}`).want(200)
+	told := keeper.comment(task, "@["+former.id+"], "+word)
+	keeper.patch("/api/v1/comments/"+told, `{"body":"`+word+` again"}`).want(200)
 	invited := keeper.post("/api/v1/projects/"+secret+"/members", `{"email":"`+word+`.guest@example.org","role":"viewer"}`).want(202)
 	cursors := map[string]string{}
 	for _, path := range []string{"/api/v1/tasks?limit=1", "/api/v1/tasks?limit=1&projectId=" + secret, "/api/v1/projects/" + secret + "/activity?limit=1", "/api/v1/tasks/" + task + "/activity?limit=1", "/api/v1/projects/" + secret + "/members?limit=1"} {
@@ -341,7 +374,7 @@ func (a *attacks) canary(t *testing.T) {
 	keeper.delete("/api/v1/projects/" + secret + "/members/" + removed.id).want(204)
 	eventually(t, 30*time.Second, "all is told", func() bool { return sc.living() == 0 })
 
-	ids := []string{secret, task, below, trashed, invited.str("id"), keeper.id}
+	ids := []string{secret, task, below, trashed, said, told, invited.str("id"), keeper.id}
 	project := sc.project
 	requests := [][3]string{} // method, path, body
 	for _, rt := range sc.routes() {
@@ -350,7 +383,11 @@ func (a *attacks) canary(t *testing.T) {
 			continue
 		}
 		path = strings.NewReplacer("{userId}", keeper.id, "{invitationId}", invited.str("id"), "{otherId}", below).Replace(path)
-		for _, id := range []string{secret, task, trashed, "ZYZZYVA-1", keeper.id} {
+		of := []string{secret, task, trashed, "ZYZZYVA-1", keeper.id}
+		if strings.HasPrefix(path, "/api/v1/comments/") {
+			of = []string{said, told, task}
+		}
+		for _, id := range of {
 			at := strings.Replace(path, "{id}", id, 1)
 			made := samples[rt.pattern](sc, sc.owner)
 			requests = append(requests, [3]string{method, at, strings.ReplaceAll(made.body, project, secret)})
@@ -363,7 +400,8 @@ func (a *attacks) canary(t *testing.T) {
 		"tasks?search=" + word, "tasks?search=zyz&total=true", "tasks?search=" + word + "&sort=-priority&total=true", "tasks?label=" + word + "&total=true", "tasks?expand=assignee,creator,project&limit=100", "tasks?deleted=true&limit=100", "tasks?assigneeId=me", "tasks?createdBy=me&total=true",
 		"tasks?createdBy=me&deleted=true", "tasks?createdBy=" + keeper.id + "&total=true", "tasks?assigneeId=" + keeper.id, "tasks?parentId=" + task + "&total=true", "tasks?overdue=false&limit=100", "tasks?updatedSince=2020-01-01T00:00:00Z&limit=100&sort=-updatedAt", "tasks?dueFrom=2020-01-01&sort=dueDate",
 		"tasks?projectId=" + secret, "tasks?projectId=" + secret + "&expand=project", "tasks?projectId=" + secret + "&deleted=true", "tasks?projectId=" + secret + "&total=true&search=" + word, "tasks?projectId=" + secret + "&assigneeId=me", "tasks?projectId=" + secret + "&overdue=true",
-		"projects?search=" + word + "&total=true", "projects?search=ZYZ", "projects?deleted=true", "projects?sort=key&limit=100", "users?search=" + word + "&total=true", "users?limit=100", "users?search=example.org&limit=100", "notifications?limit=100&total=true", "notifications?unread=true", "me/export", "me", "tasks/ZYZZYVA-1", "tasks/ZYZZYVA-1/activity",
+		"projects?search=" + word + "&total=true", "projects?search=ZYZ", "projects?deleted=true", "projects?sort=key&limit=100", "users?search=" + word + "&total=true", "users?limit=100", "users?search=example.org&limit=100", "notifications?limit=100&total=true", "notifications?unread=true", "me/export", "me", "tasks/ZYZZYVA-1", "tasks/ZYZZYVA-1/activity", "tasks/ZYZZYVA-1/comments?expand=author,mentioned&total=true",
+		"comments/" + said + "?expand=author,mentioned", "comments/" + told + "/history?expand=mentioned&total=true",
 	} {
 		requests = append(requests, [3]string{"GET", "/api/v1/" + query, ""}, [3]string{"HEAD", "/api/v1/" + query, ""})
 	}
@@ -389,7 +427,8 @@ func (a *attacks) canary(t *testing.T) {
 				a.tried++
 				got := c.do(request[0], request[1], request[2])
 				text := strings.ToLower(string(got.body) + fmt.Sprint(got.header))
-				for _, own := range []string{request[1], request[2]} { // what he sent he may see again
+				text = strings.ReplaceAll(text, `"projectname":"`+word+`"`, "") // what he was removed from
+				for _, own := range []string{request[1], request[2]} {          // what he sent he may see again
 					for _, piece := range append(anyUUID.FindAllString(own, -1), "zyzzyva-1", "search="+word, word) {
 						if strings.Contains(strings.ToLower(own), piece) && (got.status >= 400 || piece != word) {
 							text = strings.ReplaceAll(text, piece, "")

@@ -550,6 +550,35 @@ func (a *attacks) mailedTokens(t *testing.T) {
 			t.Errorf("%d mails to nobody", n)
 		}
 	})
+	a.run(ts, "an account with somebody else's address, waiting to be added to his projects", func(t *testing.T) {
+		eve, project := ts.signUp("Boss"), root.project("Confidential")
+		members := "/api/v1/projects/" + project + "/members"
+		ts.lastMail(ms, eve.email, 1) // which she does not get
+		invited := root.post(members, `{"email":"`+eve.email+`","role":"admin"}`).want(202)
+		eve.get("/api/v1/projects/"+project).problem(404, "not_found")
+		m := ts.lastMail(ms, eve.email, 2)
+		if m.use != "invitation" || m.token != invited.str("token") {
+			t.Errorf("got %+v", m)
+		}
+		ts.verify(m.token).problem(403, "invalid_token") // it proves no address
+		bob := ts.signUp("Bob")
+		ts.verify(ts.lastMail(ms, bob.email, 1).token).want(204)
+		root.post(members, `{"email":"`+bob.email+`","role":"viewer"}`).want(201)
+	})
+	a.run(ts, "an account with somebody else's address, left with tokens and a second factor", func(t *testing.T) {
+		eve := ts.signUp("Victim")
+		ts.lastMail(ms, eve.email, 1)
+		token := eve.post("/api/v1/me/tokens", `{"name":"later","scopes":["read"]}`).want(201).str("token")
+		eve.confirmTOTP(newAuthenticator(eve).code(0)).want(200)
+		ts.anonymous().post(forgotPath, jsonOf(forgotten{eve.email})).want(202)
+		ts.anonymous().post(resetPath, jsonOf(passwordReset{ts.lastMail(ms, eve.email, 2).token, another})).want(204) // by the owner
+		owner := ts.anonymous().post(loginPath, jsonOf(credentials{eve.email, another})).want(200)
+		(&client{s: ts, token: token}).get("/api/v1/me").problem(401, "unauthenticated")
+		owner.is("user.totpEnabled", false)
+		if n := ts.number(`SELECT count(*) FROM recovery_codes WHERE user_id = $1::text::uuid`, eve.id); n != 0 {
+			t.Errorf("%d recovery codes are left", n)
+		}
+	})
 	a.run(ts, "a mail to oneself about another's account", func(t *testing.T) {
 		eve, sent := ts.signUp("Eve"), len(ms.taken())
 		before := len(ts.mailsTo(ms, eve.email))

@@ -71,6 +71,29 @@ const (
 			AND EXISTS (SELECT FROM ticks n WHERE n.name = t.name AND n.tick > t.tick) LIMIT $2)`
 )
 
+const (
+	purgeDeliveriesSQL = `
+	DELETE FROM deliveries WHERE id IN (
+		SELECT id FROM deliveries WHERE created_at < clock_timestamp() - $1::interval ORDER BY id LIMIT $2)`
+	// purgeLeftDeliveriesSQL deletes those of webhooks that are gone, and were for an hour or more.
+	purgeLeftDeliveriesSQL = `
+	DELETE FROM deliveries WHERE id IN (
+		SELECT id FROM deliveries d WHERE NOT EXISTS (SELECT FROM webhooks w WHERE w.id = d.webhook_id) AND created_at < clock_timestamp() - $1::interval LIMIT $2)`
+)
+
+// runDeliveriesPurge deletes what webhooks were sent a month ago, and that of deleted webhooks. What is
+// gone is not found again, so repeating it is safe.
+func (s *server) runDeliveriesPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
+	err := s.purge(ctx, purgeDeliveriesSQL, keptEnded)
+	if err == nil {
+		err = s.purge(ctx, purgeLeftDeliveriesSQL, time.Hour)
+	}
+	if err != nil {
+		return fmt.Errorf("purge deliveries: %w", err)
+	}
+	return nil
+}
+
 // runSessionsPurge deletes sessions with their tokens, tokens of other kinds, invitations and ticks
 // that ended a month ago. What is gone is not found again, so repeating it is safe.
 func (s *server) runSessionsPurge(ctx context.Context, _ job, _ *pgx.Batch) error {

@@ -58,6 +58,7 @@ type config struct {
 	rateLimit      rate           // of a caller's requests; zero: none
 	authRateLimit  rate           // of sign-ins, registrations and the like from one address; zero: none
 	proxies        []netip.Prefix // whose X-Forwarded-For and X-Forwarded-Proto count
+	hookNetworks   []netip.Prefix // not public, but webhooks may call them
 	corsOrigins    []string       // whose pages may call the API
 	tlsCert        string         // files, PEM; or empty
 	tlsKey         string
@@ -85,7 +86,7 @@ var settingNames = []string{
 	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
-	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -138,6 +139,9 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.dataDir = env.text("DATA_DIR", "", ".taskflow")
 	c.smtpURL = secret(env.text("SMTP_URL", "", ""))
 	c.mailFrom = env.text("MAIL_FROM", "", "")
+	if c.hookNetworks = env.networks("WEBHOOK_ALLOW_NETWORKS"); c.hookNetworks == nil && dev {
+		c.hookNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")} // a developer's own receivers
+	}
 	defaultFormat := []string{"json", "text"}
 	if dev {
 		slices.Reverse(defaultFormat)

@@ -71,6 +71,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"MAIL_FROM":           {"hunter2", "TaskFlow", "a@example.org, b@example.org", "TaskFlow <hunter2>", "ä@example.org", "TaskFlow <a@example.org", "a@example.org\r\nBcc: b@example.org"},
 			"LOG_LEVEL":           {"trace", "INFO", "7"},
 			"LOG_FORMAT":          {"yaml", "JSON"},
+
+			"WEBHOOK_ALLOW_NETWORKS": {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "localhost"},
 		} {
 			if !slices.Contains(settingNames, name) {
 				t.Errorf("%s is no setting", name)

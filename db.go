@@ -409,19 +409,10 @@ func heldOf(ctx context.Context) *heldTx {
 // part that fails alone, and what fn returns decides of the whole. Like inTx it may run fn again. The
 // context is for one goroutine.
 func (d *database) hold(ctx context.Context, fn func(context.Context) error) error {
-	return d.holdAs(ctx, pgx.TxOptions{}, fn)
-}
-
-// still is hold for reads that all see the database as it is at one moment.
-func (d *database) still(ctx context.Context, fn func(context.Context) error) error {
-	return d.holdAs(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, fn)
-}
-
-func (d *database) holdAs(ctx context.Context, options pgx.TxOptions, fn func(context.Context) error) error {
 	var held *heldTx
 	err := d.again(ctx, func() error {
 		return d.run(ctx, func(c *pgxpool.Conn) error {
-			return pgx.BeginTxFunc(ctx, c, options, func(tx pgx.Tx) error {
+			return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 				held = &heldTx{conn: c, tx: tx}
 				return fn(context.WithValue(ctx, heldKey{}, held))
 			})
@@ -574,6 +565,10 @@ func refused(code, detail string) *problem {
 		return invalid(fieldError{"timezone", code, "must be an IANA time zone such as Europe/Berlin"})
 	case "invalid_user":
 		return invalid(fieldError{detail, "not_found", "must be an active user of this installation"})
+	case "not_author":
+		return newProblem("forbidden", "Only who wrote a comment may edit it; admins of the project may delete it.")
+	case "not_mentionable":
+		return invalid(fieldError{"body", "not_a_member", "must mention members of the project only, which @[" + detail + "] is not; write the name without @, or put it between backticks"})
 	case "invalid_neighbor":
 		return invalid(fieldError{detail, "not_found", "must be another task of the same project"})
 	}

@@ -103,7 +103,7 @@ type letter struct {
 	Device  string
 }
 
-// htmlLayout takes subject, greeting, paragraphs and site; the next two are its paragraphs.
+// htmlLayout takes subject, greeting, paragraphs and footer; the next two are its paragraphs.
 const (
 	htmlLayout = `<!doctype html>
 <html lang="en">
@@ -111,7 +111,7 @@ const (
 <body style="margin:0;padding:24px;background:#f5f6f8;color:#1a1f27;font:16px/1.5 system-ui,sans-serif">
 <div style="max-width:34em;margin:0 auto;padding:24px;background:#fff;border:1px solid #e2e5ea;border-radius:8px">
 <p style="margin:0 0 1em">%s,</p>
-%s<p style="margin:2em 0 0;font-size:13px;color:#596273">TaskFlow at %s</p>
+%s<p style="margin:2em 0 0;font-size:13px;color:#596273">%s</p>
 </div>
 </body>
 </html>
@@ -127,12 +127,9 @@ const (
 // escaped, as text or as an attribute in quotes. Templates would do that too, but they look up
 // methods by name, and so keep the linker from leaving out what is never called: a third of the program.
 func (e emailKind) write(l letter) (subject, text, page string) {
-	device, greeting := unlinked(l.Device), "Hello"
+	device, greeting := unlinked(l.Device), greetingOf(l.Name)
 	if device != "" {
 		device = ": " + device
-	}
-	if name := unlinked(l.Name); name != "" {
-		greeting += " " + name
 	}
 	fill := strings.NewReplacer("{site}", l.Site, "{link}", l.Link, "{inviter}", unlinked(l.Inviter), "{project}", unlinked(l.Project), "{device}", device)
 	subject, text = fill.Replace(e.subject), greeting+",\n"
@@ -147,8 +144,16 @@ func (e emailKind) write(l letter) (subject, text, page string) {
 		}
 	}
 	text += "\n-- \nTaskFlow at " + l.Site + "\n"
-	page = fmt.Sprintf(htmlLayout, html.EscapeString(subject), html.EscapeString(greeting), paragraphs.String(), html.EscapeString(l.Site))
+	page = fmt.Sprintf(htmlLayout, html.EscapeString(subject), html.EscapeString(greeting), paragraphs.String(), html.EscapeString("TaskFlow at "+l.Site))
 	return subject, text, page
+}
+
+// greetingOf begins a mail to somebody; "" is a stranger.
+func greetingOf(name string) string {
+	if name = unlinked(name); name != "" {
+		return "Hello " + name
+	}
+	return "Hello"
 }
 
 var linkParts = regexp.MustCompile(`[.:/@]+`)
@@ -189,10 +194,16 @@ func (s *server) runEmail(ctx context.Context, j job, _ *pgx.Batch) error {
 	if err != nil || to == "" {
 		return err
 	}
-	_, l.Site, _ = strings.Cut(s.config.publicURL, "://")
+	l.Site = s.site()
 	msg := message{id: j.ID, at: id.time(), to: to}
 	msg.subject, msg.text, msg.html = e.write(l)
 	return s.mail.send(ctx, msg)
+}
+
+// site is what mails call this installation.
+func (s *server) site() string {
+	_, site, _ := strings.Cut(s.config.publicURL, "://")
+	return site
 }
 
 // address finds to whom a fact is told and what his letter needs; "" when it has come to nothing.

@@ -70,7 +70,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 		}
 		defer func() {
 			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),
-				slog.String("path", r.URL.Path), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
+				slog.String("path", loggedPath(r, rec.route)), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
 				slog.Float64("ms", float64(time.Since(start).Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
 		defer func() {
@@ -101,6 +101,14 @@ func (s *server) front(mux http.Handler) http.Handler {
 		}
 		mux.ServeHTTP(rec, r)
 	})
+}
+
+// loggedPath is a request's path as the log may have it: of a route whose address holds a token, the route's.
+func loggedPath(r *http.Request, route string) string {
+	if _, path, _ := strings.Cut(route, " "); strings.Contains(path, "{token}") {
+		return path
+	}
+	return r.URL.Path
 }
 
 // shareWith lets pages of other origins read the answer where CORS_ORIGINS names theirs, and tells

@@ -9,6 +9,9 @@ func (s *server) jobKinds() []jobKind {
 	return []jobKind{
 		{name: "email.send", timeout: 5 * time.Minute, limit: 4, outside: true, run: s.runEmail},
 		{name: "notification.fanout", timeout: 10 * time.Second, run: s.runFanout},
+		{name: "webhook.deliver", timeout: 30 * time.Second, limit: max(1, s.config.workers*3/4), outside: true, run: s.runDeliver, ended: s.wakeDeliveries},
+		{name: "notification.gather", timeout: time.Minute, limit: 1, run: s.runGather},
+		{name: "notification.mail", timeout: 5 * time.Minute, limit: 4, outside: true, run: s.runNoticeMail},
 		{name: "task.recur", timeout: 10 * time.Second, run: s.runRecur},
 		{name: "task.reminders", timeout: 5 * time.Minute, limit: 1, run: s.runReminders},
 		{name: "project.stats", timeout: 5 * time.Minute, limit: 1, run: s.runStats},
@@ -16,6 +19,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "cache.raise", timeout: 30 * time.Second, run: s.runRaise},
 		{name: "keys.purge", timeout: 10 * time.Minute, limit: 1, run: s.runKeysPurge},
 		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
+		{name: "deliveries.purge", timeout: 10 * time.Minute, limit: 1, run: s.runDeliveriesPurge},
 	}
 }
 
@@ -27,7 +31,7 @@ func (s *server) subscriptions(f fact) []newJob {
 	switch f.Kind {
 	case "task.done":
 		return []newJob{{kind: "task.recur", payload: repeated{Task: *f.Task}, priority: 1}}
-	case "task.assigned", "member.added":
+	case "task.assigned", "task.status_changed", "comment.created", "comment.mentioned", "member.added", "member.updated", "member.removed":
 		return []newJob{{kind: "notification.fanout", payload: f, priority: 1}}
 	}
 	return nil
@@ -39,8 +43,10 @@ func schedules() []schedule {
 	return []schedule{
 		{name: "project.stats", line: "* * * * *", zone: "UTC", kind: "project.stats", catchUp: "latest"},
 		{name: "task.reminders", line: "*/15 * * * *", zone: "UTC", kind: "task.reminders", catchUp: "latest"},
+		{name: "notification.gather", line: "* * * * *", zone: "UTC", kind: "notification.gather", catchUp: "latest"},
 		{name: "trash.purge", line: "17 3 * * *", zone: "UTC", kind: "trash.purge", catchUp: "latest"},
 		{name: "keys.purge", line: "7 * * * *", zone: "UTC", kind: "keys.purge", catchUp: "latest"},
 		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
+		{name: "deliveries.purge", line: "47 3 * * *", zone: "UTC", kind: "deliveries.purge", catchUp: "latest"},
 	}
 }

@@ -64,7 +64,8 @@ func TestTheInboxTellsWhatConcernsItsUser(t *testing.T) {
 	})
 	t.Run("a removed member sees no entry of the project", func(t *testing.T) {
 		alice.delete("/api/v1/projects/" + project + "/members/" + bob.id).want(204)
-		bob.get("/api/v1/notifications?total=true").want(200).is("total", 0)
+		eventually(t, 30*time.Second, "he is told of that", func() bool { return ts.living() == 0 })
+		bob.get("/api/v1/notifications?total=true").want(200).is("total", 1).is("items.0.kind", "member.removed").is("items.0.projectId", nil)
 	})
 }
 
@@ -253,7 +254,7 @@ func TestJobsOfADeletedProjectAreDroppedAndTheirNeighboursFlowOn(t *testing.T) {
 	ts.exec(`DELETE FROM projects WHERE id = $1`, gone)
 	ts.startWorking()
 	eventually(t, 30*time.Second, "no job is left, not even a dead one", func() bool { return ts.living() == 0 })
-	bob.get("/api/v1/notifications?total=true").want(200).is("total", 2)
+	bob.get("/api/v1/notifications?total=true").want(200).is("total", 3) // that it is done, too
 	alice.get("/api/v1/tasks?total=true&projectId="+kept).want(200).is("total", 2)
 }
 

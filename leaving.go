@@ -32,17 +32,25 @@ const (
 	ownTasksSQL = `
 	SELECT ` + taskColumns + ` FROM tasks t JOIN projects p ON p.id = t.project_id
 	WHERE (t.created_by = $1 OR t.assignee_id = $1) AND t.id < $3 AND ` + visibleSQL + ` ORDER BY t.id DESC LIMIT $4`
+	ownCommentsSQL = `
+	SELECT ` + commentColumns + ` FROM comments c JOIN tasks t ON t.id = c.task_id JOIN projects p ON p.id = t.project_id
+	WHERE c.author_id = $1 AND c.id < $3 AND ` + visibleSQL + ` ORDER BY c.id DESC LIMIT $4`
 )
 
 // handleExport answers everything about the caller as one document: his account and its history,
-// sessions, API tokens, memberships, the tasks he made or has, as far as he reads their projects, and
-// his inbox. It is written as it is read, so that it may be of any size.
+// sessions, API tokens, memberships, the tasks he made or has and the comments he wrote, as far as he
+// reads their projects, and his inbox with its settings. It is written as it is read, so that it may be
+// of any size.
 func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	if err := parseQuery(r).done(); err != nil {
 		return err
 	}
 	ctx, me := r.Context(), callerOf(r.Context())
 	a, err := queryOne[account](ctx, s.db, accountByIDSQL, me.ID)
+	if err != nil {
+		return err
+	}
+	settings, err := s.settingsOf(ctx, me.ID)
 	if err != nil {
 		return err
 	}
@@ -70,6 +78,10 @@ func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	exportList(x, "tasks", func(last *task) ([]task, error) {
 		return queryAll[task](ctx, s.db, ownTasksSQL, me.ID, me.seesAll(), beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
+	exportList(x, "comments", func(last *comment) ([]comment, error) {
+		return queryAll[comment](ctx, s.db, ownCommentsSQL, me.ID, me.seesAll(), beforeIf(last, func() uuid { return last.ID }), exportPage)
+	})
+	x.value("notificationSettings", settings)
 	exportList(x, "notifications", func(last *notification) ([]notification, error) {
 		return queryAll[notification](ctx, s.db, inboxSQL, me.ID, false, beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
@@ -207,7 +219,7 @@ const (
 
 // eraseSQL deletes what is only the user's own, with all that says where he was and what he was called.
 const eraseSQL = `
-	WITH w AS (DELETE FROM task_watchers WHERE user_id = $1), n AS (DELETE FROM notifications WHERE user_id = $1),
+	WITH w AS (DELETE FROM task_watchers WHERE user_id = $1), n AS (DELETE FROM notifications WHERE user_id = $1), p AS (DELETE FROM notification_settings WHERE user_id = $1),
 	s AS (DELETE FROM sessions WHERE user_id = $1), a AS (DELETE FROM api_tokens WHERE user_id = $1),
 	t AS (DELETE FROM account_tokens WHERE user_id = $1), c AS (DELETE FROM recovery_codes WHERE user_id = $1)
 	UPDATE events SET changes = '{}' WHERE scope = $1 AND changes <> '{}'`

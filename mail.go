@@ -65,6 +65,8 @@ type message struct {
 	subject string
 	text    string
 	html    string // says the same
+
+	unsubscribe string // address where a POST ends mails of its sort; "" for those that cannot be ended
 }
 
 // send hands a message over. It may arrive twice where the server's last word was lost. An error is
@@ -102,21 +104,28 @@ func (m *mailer) keep(id string, raw []byte) error {
 // render writes a message (RFC 5322), the text and the HTML as alternatives. Nothing in it depends
 // on when it is sent, so that a second try sends the same.
 func (m *mailer) render(msg message) ([]byte, error) {
-	if strings.ContainsFunc(msg.to+msg.subject+msg.id, isControl) {
+	if strings.ContainsFunc(msg.to+msg.subject+msg.id+msg.unsubscribe, isControl) {
 		return nil, errors.New("a header would have a control character in it")
 	}
 	var out bytes.Buffer
 	_, domain, _ := strings.Cut(m.from.Address, "@")
-	for _, header := range [][2]string{
+	headers := [][2]string{
 		{"From", m.from.String()},
 		{"To", (&mail.Address{Address: msg.to}).String()},
-		{"Subject", mime.QEncoding.Encode("utf-8", msg.subject)},
+		{"Subject", strings.ReplaceAll(mime.QEncoding.Encode("utf-8", msg.subject), "?= =?", "?=\r\n =?")}, // each word on a line (RFC 2047)
 		{"Date", msg.at.UTC().Format(time.RFC1123Z)},
 		{"Message-ID", "<" + msg.id + "@" + domain + ">"},
 		{"Auto-Submitted", "auto-generated"}, // so that no machine answers (RFC 3834)
 		{"MIME-Version", "1.0"},
 		{"Content-Type", `multipart/alternative; boundary="` + msg.id + `"`},
-	} {
+	}
+	if msg.unsubscribe != "" {
+		headers = append(headers, [2]string{"List-Unsubscribe", "<" + msg.unsubscribe + ">"}) // RFC 2369
+	}
+	if strings.HasPrefix(msg.unsubscribe, "https:") {
+		headers = append(headers, [2]string{"List-Unsubscribe-Post", "List-Unsubscribe=One-Click"}) // RFC 8058, for https only
+	}
+	for _, header := range headers {
 		fmt.Fprintf(&out, "%s: %s\r\n", header[0], header[1])
 	}
 	out.WriteString("\r\n")

@@ -16,19 +16,27 @@
 //
 // Features: what it offers.
 //
+//	keptmails.go  dev mode's mails, to be read in a browser
+//	noticemails.go  mails of what is in inboxes: as it happens, and digests
+//	unsubscribe.go  turning those off, by a link
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
 //	masking.go   hiding secrets from them
 //	audit.go     what they did
+//	deliveries.go what webhooks are sent, until it has arrived
+//	webhooks.go  addresses that a project's changes are sent to
 //	cleanup.go   purging what was deleted or has ended
 //	emails.go    what is told by mail, and how
 //	leaving.go   taking one's data along, and deleting one's account
 //	notifications.go  the inbox, and reminders
+//	noticesettings.go  who wants to be told what, and how
 //	recurring.go the next task of a series
 //	bulk.go      one change to many tasks
 //	activity.go  the change log, read back as activity and history
+//	comments.go  what is said about tasks
+//	mentions.go  whom a text means
 //	moves.go     order, transfer between projects, blockers, watchers
 //	tasklist.go  tasks in lists: filters, sorting
 //	search.go    finding tasks by words
@@ -58,6 +66,7 @@
 // Engines: what knows nothing of tasks.
 //
 //	mail.go      handing mail to a server
+//	egress.go    requests to addresses that users chose, and to none inside
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
@@ -280,7 +289,9 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
+		egress:   newEgress(cfg.hookNetworks),
 	}
+	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
 	self := ""
 	if cfg.cache {
@@ -294,6 +305,8 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		s.hub.tell(scopes)
 		s.cache.raise(scopes) // nothing where it is off
 	}
+	raise := db.changed
+	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
 	return s, nil
@@ -408,6 +421,7 @@ func (s *server) work(ctx context.Context) error {
 	}
 	var both sync.WaitGroup
 	both.Go(func() { s.runSchedules(ctx, schedules()) })
+	both.Go(func() { s.runDeliveries(ctx) })
 	both.Go(func() { s.outbox.work(ctx, s.config.workers, stopTimeout-5*time.Second) })
 	both.Wait()
 	return nil

@@ -115,7 +115,9 @@ const (
 	keepInvitationSQL = `
 	SELECT refuse('forbidden', 'owner') FROM invitations
 	WHERE project_id = $1 AND (id = $3 OR email = $4) AND role_in($1, $2) < 'owner' AND role_in($1, $2) <= role`
-	userByEmailSQL = `SELECT id FROM users WHERE email = $1 AND is_active`
+	// userByEmailSQL finds an account by an address that is proved to be its owner's, where mail can prove
+	// it ($2): anybody may register with anybody's address, and wait there to be added.
+	userByEmailSQL = `SELECT id FROM users WHERE email = $1 AND is_active AND (email_verified_at IS NOT NULL OR NOT $2)`
 	// insertMemberSQL waits for who deletes the account at this moment.
 	insertMemberSQL = `
 	WITH m AS (
@@ -135,7 +137,7 @@ const (
 	invitationSQL = `SELECT ` + invitationColumns + ` FROM invitations WHERE id = $1`
 )
 
-// handleAddMember adds a user to a project, or invites an address that no active user has:
+// handleAddMember adds a user to a project, or invites an address that no active user has, or has proved:
 // 201 with the member, or 202 with the invitation.
 func (s *server) handleAddMember(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathUUID(r, "id")
@@ -155,7 +157,7 @@ func (s *server) handleAddMember(w http.ResponseWriter, r *http.Request) error {
 		if err := s.db.send(r.Context(), b); err != nil { // may he at all? Only then may he learn who has an account
 			return err
 		}
-		found, err := queryAll[struct{ ID uuid }](r.Context(), s.db, userByEmailSQL, canonicalEmail(in.Email))
+		found, err := queryAll[struct{ ID uuid }](r.Context(), s.db, userByEmailSQL, canonicalEmail(in.Email), s.mail.on())
 		if err != nil {
 			return err
 		}
@@ -240,7 +242,7 @@ func (s *server) handlePatchMember(w http.ResponseWriter, r *http.Request) error
 	b.Queue(patchMemberSQL, id, me, user, in.Role)
 	b.Queue(keepOwnerSQL, id)
 	b.Queue(memberSQL, id, user)
-	row, err := sendOne[memberRow](r.Context(), s.db, b)
+	row, err := sendAnd[memberRow](r.Context(), s, b, fact{Kind: "member.updated", Actor: me, User: &user, Project: &id})
 	if err != nil {
 		return err
 	}
@@ -285,7 +287,7 @@ func (s *server) handleRemoveMember(w http.ResponseWriter, r *http.Request) erro
 	b.Queue(unwatchSQL, id, user)
 	b.Queue(deleteMemberSQL, id, me, user)
 	b.Queue(keepOwnerSQL, id)
-	if err := s.db.send(r.Context(), b); err != nil {
+	if err := s.sendTelling(r.Context(), b, fact{Kind: "member.removed", Actor: me, User: &user, Project: &id}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -137,8 +137,8 @@ func (s *server) handleMoveTask(w http.ResponseWriter, r *http.Request) error {
 	b.Queue(makeRoomSQL, id, me)
 	b.Queue(taskByIDSQL, id)
 	var facts []fact
-	if in.Status != nil && *in.Status == "done" {
-		facts = append(facts, fact{Kind: "task.done", Actor: me, Task: &id})
+	if in.Status != nil {
+		facts = statusFacts(me, id, *in.Status)
 	}
 	t, err := sendAnd[task](r.Context(), s, b, facts...)
 	if err != nil {

@@ -158,7 +158,8 @@ type jobKind struct {
 	// run does the work. It may act outside the database, with the job's id as idempotency key, and
 	// queues the statements of its effect in the database: they are committed together with the
 	// job's end, once. It may run more than once, also beside a stale run of itself.
-	run func(ctx context.Context, j job, effect *pgx.Batch) error
+	run   func(ctx context.Context, j job, effect *pgx.Batch) error
+	ended func() // is called when the effect is committed; nil for nothing
 }
 
 // completion is a job whose handler is through, on its way into the database.
@@ -237,6 +238,9 @@ func (o *outbox) finish(j job, c completion, end func(ending)) {
 	if err != nil {
 		o.failJob(j, err, end)
 		return
+	}
+	if ended := o.kinds[j.Kind].ended; ended != nil {
+		ended()
 	}
 	end(done)
 }

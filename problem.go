@@ -64,6 +64,8 @@ var problemCodes = map[string]struct {
 	"totp_on":                {409, "Second factor is on already", "Turn it off first, if you want to start again with another authenticator."},
 	"totp_not_begun":         {409, "Second factor not begun", "Ask for a secret first: POST /api/v1/me/totp."},
 	"too_many_tokens":        {409, "Too many API tokens", "Delete one that is not used any more."},
+	"too_many_webhooks":      {409, "Too many webhooks", "A project has at most 20; delete one that is not needed any more."},
+	"webhook_off":            {409, "Webhook off", "Turn it on first: PATCH it with active true."},
 	"key_taken":              {409, "Project key taken", "Choose another key, or leave it out to have one derived from the name."},
 	"already_member":         {409, "Already a member", "Change the member's role instead."},
 	"last_owner":             {409, "Last owner", "Make somebody else an owner first: a project always has one."},

@@ -160,9 +160,13 @@ func (in passwordReset) invalid() []fieldError {
 }
 
 const (
-	// dropUnprovedSQL deletes the API tokens of an account whose address nobody had proved: somebody else
-	// may have registered it and left them behind.
-	dropUnprovedSQL = `DELETE FROM api_tokens WHERE user_id = (SELECT id FROM users WHERE id = $1 AND email_verified_at IS NULL)`
+	// dropUnprovedSQL takes the API tokens and the second factor from an account whose address nobody had
+	// proved: somebody else may have registered it and left them behind.
+	dropUnprovedSQL = `
+	WITH u AS (
+		UPDATE users SET totp_secret = NULL, totp_since = NULL, totp_step = 0 WHERE id = $1 AND email_verified_at IS NULL RETURNING id),
+	t AS (DELETE FROM api_tokens WHERE user_id IN (SELECT id FROM u))
+	DELETE FROM recovery_codes WHERE user_id IN (SELECT id FROM u)`
 	// resetPasswordSQL sets a password by a mailed token, which also proves the address.
 	resetPasswordSQL = `
 	WITH u AS (

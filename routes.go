@@ -46,6 +46,11 @@ func (s *server) routes() []route {
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
 		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
 		{"GET /account/{file}", anyone, s.handleAccountFile},
+		{"GET /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribePage},
+		{"POST /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribe}, // also by mail programs (RFC 8058)
+		{"GET /dev/mails", anyone, s.handleKeptMails},                     // in dev mode, from this machine
+		{"GET /dev/mails/{id}", anyone, s.handleKeptMail},
+		{"GET /dev/mails/{id}/html", anyone, s.handleKeptHTML},
 		{"GET /admin/queues", anyone, s.handleQueuesPage},
 		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
 
@@ -69,6 +74,8 @@ func (s *server) routes() []route {
 		{"GET /api/v1/me/tokens", inPerson, s.handleAPITokens},
 		{"POST /api/v1/me/tokens", inPerson, s.handleCreateAPIToken},
 		{"DELETE /api/v1/me/tokens/{id}", inPerson, s.handleDeleteAPIToken},
+		{"GET /api/v1/me/notification-settings", signedIn, s.handleNoticeSettings},
+		{"PUT /api/v1/me/notification-settings", signedIn, s.handleSetNotices},
 		{"GET /api/v1/me/sessions", inPerson, s.handleSessions},
 		{"DELETE /api/v1/me/sessions", inPerson, s.handleEndSessions},
 		{"DELETE /api/v1/me/sessions/{id}", inPerson, s.handleEndSession},
@@ -92,6 +99,17 @@ func (s *server) routes() []route {
 		{"DELETE /api/v1/projects/{id}/invitations/{invitationId}", admins, s.handleDeleteInvitation},
 		{"POST /api/v1/invitations/accept", signedIn, s.handleAcceptInvitation},
 
+		{"GET /api/v1/projects/{id}/webhooks", admins, s.handleWebhooks},
+		{"POST /api/v1/projects/{id}/webhooks", admins, s.handleCreateWebhook},
+		{"GET /api/v1/webhooks/{id}", admins, s.handleWebhook},
+		{"PATCH /api/v1/webhooks/{id}", admins, s.handlePatchWebhook},
+		{"DELETE /api/v1/webhooks/{id}", admins, s.handleDeleteWebhook},
+		{"POST /api/v1/webhooks/{id}/rotate", admins, s.handleRotateSecret},
+		{"POST /api/v1/webhooks/{id}/test", admins, s.handleTestWebhook},
+		{"GET /api/v1/webhooks/{id}/deliveries", admins, s.handleDeliveries},
+		{"GET /api/v1/deliveries/{id}", admins, s.handleDelivery},
+		{"POST /api/v1/deliveries/{id}/redeliver", admins, s.handleRedeliver},
+
 		{"POST /api/v1/tasks", members, s.handleCreateTask},
 		{"GET /api/v1/tasks", listers, s.handleTasks}, // those the caller reads
 		{"POST /api/v1/tasks/bulk", signedIn, s.handleBulk},
@@ -106,10 +124,18 @@ func (s *server) routes() []route {
 		{"PUT /api/v1/tasks/{id}/watch", viewers, s.handleWatch},
 		{"DELETE /api/v1/tasks/{id}/watch", viewers, s.handleUnwatch},
 
+		{"GET /api/v1/tasks/{id}/comments", viewers, s.handleComments},
+		{"POST /api/v1/tasks/{id}/comments", members, s.handleCreateComment}, // viewers too, where the project lets them
+		{"GET /api/v1/comments/{id}", viewers, s.handleComment},
+		{"GET /api/v1/comments/{id}/history", viewers, s.handleCommentHistory},
+		{"PATCH /api/v1/comments/{id}", members, s.handlePatchComment},   // of one's own, as above
+		{"DELETE /api/v1/comments/{id}", members, s.handleDeleteComment}, // the same, and admins of the project
+
 		{"GET /api/v1/events", ticketed, s.handleEvents}, // of the projects that the caller reads
 		{"POST /api/v1/events/ticket", inPerson, s.handleEventsTicket},
 
 		{"GET /api/v1/notifications", signedIn, s.handleNotifications},
+		{"GET /api/v1/notifications/count", signedIn, s.handleUnreadCount},
 		{"POST /api/v1/notifications/read", signedIn, s.handleMarkRead},
 
 		{"GET /api/v1/admin/stats", globalAdmins, s.handleAdminStats},

@@ -80,6 +80,16 @@ func (sc *scene) accountToken(c *client, kind string) string {
 	return token
 }
 
+// keepMail has dev mode keep a mail, and returns its name.
+func (ts *testServer) keepMail(msg message) string {
+	ts.t.Helper()
+	msg.id, msg.at = newUUID().String(), time.Now()
+	if err := ts.mail.send(ts.t.Context(), msg); err != nil {
+		ts.t.Fatal(err)
+	}
+	return msg.id
+}
+
 // sample is a request to a route that succeeds for everybody whom the table lets in.
 type sample struct {
 	path string
@@ -204,6 +214,20 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		return sample{path: "/api/v1/invitations/accept", body: `{"token":"` + sc.invitation(c.email) + `"}`}
 	},
 
+	"GET /api/v1/projects/{id}/webhooks": inProject("/webhooks"),
+	"POST /api/v1/projects/{id}/webhooks": func(sc *scene, c *client) sample {
+		id := sc.newProject() // as each has a limit
+		return sample{path: "/api/v1/projects/" + id + "/webhooks", body: `{"url":"https://hooks.example.org/taskflow","events":["task.*","comment.created"],"active":true}`, id: id}
+	},
+	"GET /api/v1/webhooks/{id}":              onWebhook("", ""),
+	"PATCH /api/v1/webhooks/{id}":            onWebhook("", `{"url":"https://hooks.example.org/other","events":["*"],"active":false}`),
+	"DELETE /api/v1/webhooks/{id}":           onWebhook("", ""),
+	"POST /api/v1/webhooks/{id}/rotate":      onWebhook("/rotate", ""),
+	"POST /api/v1/webhooks/{id}/test":        onWebhook("/test", ""),
+	"GET /api/v1/webhooks/{id}/deliveries":   onWebhook("/deliveries", ""),
+	"GET /api/v1/deliveries/{id}":            onDelivery(""),
+	"POST /api/v1/deliveries/{id}/redeliver": onDelivery("/redeliver"),
+
 	"POST /api/v1/tasks": func(sc *scene, c *client) sample {
 		body := `{"projectId":"` + sc.project + `","title":"Made","description":"x","status":"todo","priority":"high","assigneeId":"` + sc.member.id +
 			`","startDate":"2026-01-01","dueDate":"2026-12-31","estimatedHours":1.5,"actualHours":0,"labels":["a"]}`
@@ -241,7 +265,34 @@ var samples = map[string]func(sc *scene, c *client) sample{
 	},
 	"POST /api/v1/events/ticket": at("/api/v1/events/ticket"),
 
-	"GET /api/v1/notifications": at("/api/v1/notifications?unread=true"),
+	"GET /api/v1/tasks/{id}/comments": func(sc *scene, c *client) sample {
+		id := sc.owner.task(sc.project, "Discussed")
+		sc.owner.comment(id, "First")
+		return sample{path: "/api/v1/tasks/" + id + "/comments?expand=author,mentioned&total=true&sort=-createdAt", id: id}
+	},
+	"POST /api/v1/tasks/{id}/comments": func(sc *scene, c *client) sample {
+		id := sc.owner.task(sc.project, "Discussed")
+		return sample{path: "/api/v1/tasks/" + id + "/comments", body: `{"body":"Said to @[` + sc.member.id + `]"}`, id: id}
+	},
+	"GET /api/v1/comments/{id}":         onComment("", ""),
+	"GET /api/v1/comments/{id}/history": onComment("/history", ""),
+	"PATCH /api/v1/comments/{id}":       onComment("", `{"body":"Edited"}`),
+	"DELETE /api/v1/comments/{id}":      onComment("", ""),
+
+	"GET /api/v1/me/notification-settings": at("/api/v1/me/notification-settings"),
+	"PUT /api/v1/me/notification-settings": func(sc *scene, c *client) sample {
+		return sample{path: "/api/v1/me/notification-settings", body: `{"email":true,"digest":"daily","hour":7,"weekday":1,"kinds":[{"kind":"task.due","inbox":true,"email":false}]}`}
+	},
+	"GET /unsubscribe/{what}/{token}":  unsubscribing,
+	"POST /unsubscribe/{what}/{token}": unsubscribing,
+	"GET /dev/mails":                   at("/dev/mails"),
+	"GET /dev/mails/{id}":              func(sc *scene, c *client) sample { return sample{path: "/dev/mails/" + sc.keepMail(testMessage())} },
+	"GET /dev/mails/{id}/html": func(sc *scene, c *client) sample {
+		return sample{path: "/dev/mails/" + sc.keepMail(testMessage()) + "/html"}
+	},
+
+	"GET /api/v1/notifications":       at("/api/v1/notifications?unread=true"),
+	"GET /api/v1/notifications/count": at("/api/v1/notifications/count"),
 	"POST /api/v1/notifications/read": func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/notifications/read", body: `{"all":true}`}
 	},
@@ -272,9 +323,41 @@ func at(path string) func(*scene, *client) sample {
 	return func(*scene, *client) sample { return sample{path: path} }
 }
 
+func unsubscribing(sc *scene, c *client) sample {
+	user, err := parseUUID(sc.viewer.id)
+	if err != nil {
+		sc.t.Fatal(err)
+	}
+	return sample{path: "/unsubscribe/task.due/" + sc.keys.unsubscribeToken(user, sc.viewer.email, "task.due")}
+}
+
 func inProject(rest string) func(*scene, *client) sample {
 	return func(sc *scene, c *client) sample {
 		return sample{path: "/api/v1/projects/" + sc.project + rest, id: sc.project}
+	}
+}
+
+// webhook is a webhook of the scene's project, which may have more of them than anybody can make.
+func (sc *scene) webhook() string {
+	sc.t.Helper()
+	id := newUUID()
+	sc.sql(`
+		INSERT INTO webhooks (id, project_id, url, events, secret, seq)
+		SELECT $1, id, 'https://hooks.example.org/taskflow', '{*}', '\x00', seq FROM projects WHERE id = $2::text::uuid`, id, sc.project)
+	return id.String()
+}
+
+func onWebhook(rest, body string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		id := sc.webhook()
+		return sample{path: "/api/v1/webhooks/" + id + rest, body: body, id: id}
+	}
+}
+
+func onDelivery(rest string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		id := sc.owner.post("/api/v1/webhooks/"+sc.webhook()+"/test", "").want(202).str("id")
+		return sample{path: "/api/v1/deliveries/" + id + rest, id: id}
 	}
 }
 
@@ -282,6 +365,19 @@ func onTask(rest, body string) func(*scene, *client) sample {
 	return func(sc *scene, c *client) sample {
 		id := sc.owner.task(sc.project, "Sample")
 		return sample{path: "/api/v1/tasks/" + id + rest, body: body, id: id}
+	}
+}
+
+// onComment is about a comment of the caller's own, if he may write one.
+func onComment(rest, body string) func(*scene, *client) sample {
+	return func(sc *scene, c *client) sample {
+		task := sc.owner.task(sc.project, "Discussed")
+		made := c.post("/api/v1/tasks/"+task+"/comments", `{"body":"Said"}`)
+		if made.status != 201 {
+			made = sc.owner.post("/api/v1/tasks/"+task+"/comments", `{"body":"Said"}`).want(201)
+		}
+		id := made.str("id")
+		return sample{path: "/api/v1/comments/" + id + rest, body: body, id: id}
 	}
 }
 
@@ -439,7 +535,8 @@ func describedRoutes(t *testing.T) []string {
 func TestOpenAPIDescribesEveryRouteAndNoOther(t *testing.T) {
 	t.Parallel()
 	described := describedRoutes(t)
-	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}", "GET /account", "GET /account/{file}"} // for people, not of the API
+	pages := []string{"GET /{$}", "GET /docs", "GET /docs/{file}", "GET /admin/queues", "GET /admin/queues/{file}", "GET /account", "GET /account/{file}",
+		"GET /unsubscribe/{what}/{token}", "POST /unsubscribe/{what}/{token}", "GET /dev/mails", "GET /dev/mails/{id}", "GET /dev/mails/{id}/html"} // for people, not of the API
 	var table []string
 	for _, rt := range (&server{}).routes() {
 		table = append(table, rt.pattern)

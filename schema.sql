@@ -214,6 +214,32 @@ CREATE TABLE task_watchers (
 );
 CREATE INDEX task_watchers_user ON task_watchers (user_id);
 
+-- What is said about a task. A comment that is deleted is gone with all it said before; one of a task in
+-- the trash waits there with it.
+CREATE TABLE comments (
+    id         uuid PRIMARY KEY,               -- UUIDv7: its order is the order of creation
+    task_id    uuid NOT NULL REFERENCES tasks ON DELETE CASCADE,
+    author_id  uuid NOT NULL REFERENCES users,
+    body       text NOT NULL,                  -- a mention in it is @[id of the user]
+    mentions   uuid[] NOT NULL,                -- who is mentioned, each once; was a member then
+    version    bigint NOT NULL DEFAULT 1,
+    created_at timestamptz(3) NOT NULL,
+    edited_at  timestamptz(3),                 -- NULL: never
+    CONSTRAINT comments_body_check CHECK (char_length(body) BETWEEN 1 AND 13700) -- 10 000, and 37 for each of 100 mentions
+);
+CREATE INDEX comments_task ON comments (task_id, id);
+CREATE INDEX comments_author ON comments (author_id, id);
+
+-- What comments said before their authors edited them.
+CREATE TABLE comment_edits (
+    comment_id uuid NOT NULL REFERENCES comments ON DELETE CASCADE,
+    version    bigint NOT NULL,                -- that said it
+    body       text NOT NULL,
+    mentions   uuid[] NOT NULL,
+    edited_at  timestamptz(3) NOT NULL,        -- into the next version
+    PRIMARY KEY (comment_id, version)
+);
+
 -- The change log. A scope is a project or a user; its seq has no gaps and follows the order of commits.
 -- It outlives what it tells of, so it has no foreign keys.
 CREATE TABLE events (
@@ -301,6 +327,45 @@ BEGIN
         PERFORM refuse('not_found');
     ELSIF t.version <> ALL (versions) THEN
         PERFORM refuse('version_mismatch', t.version::text);
+    END IF;
+END $$;
+
+-- enter_comments is the gate of every write to a task's comments, through the task's: members write,
+-- and viewers where the project lets them. It returns the actor's role.
+CREATE FUNCTION enter_comments(task uuid, actor uuid) RETURNS member_role LANGUAGE plpgsql AS $$
+DECLARE
+    have member_role;
+    need member_role;
+BEGIN
+    PERFORM enter_task(task, actor, 'viewer');
+    SELECT role_in(p.id, actor), CASE WHEN p.settings @> '{"viewersMayComment": true}' THEN 'viewer' ELSE 'member' END
+        INTO have, need FROM tasks t JOIN projects p ON p.id = t.project_id WHERE t.id = task;
+    IF have < need THEN
+        PERFORM refuse('forbidden', need::text);
+    END IF;
+    RETURN have;
+END $$;
+
+-- enter_comment is the gate of every write to one comment: its author's, or an admin's who removes it.
+CREATE FUNCTION enter_comment(comment uuid, actor uuid, removing boolean, versions bigint[] DEFAULT NULL)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    home uuid;
+    have member_role;
+    c record;
+BEGIN
+    SELECT task_id INTO home FROM comments WHERE id = comment;
+    IF home IS NULL THEN
+        PERFORM refuse('not_found');
+    END IF;
+    have := enter_comments(home, actor);
+    SELECT author_id, version INTO c FROM comments WHERE id = comment;
+    IF NOT FOUND THEN
+        PERFORM refuse('not_found');
+    ELSIF c.author_id <> actor AND NOT (removing AND have >= 'admin') THEN
+        PERFORM refuse('not_author');
+    ELSIF c.version <> ALL (versions) THEN
+        PERFORM refuse('version_mismatch', c.version::text);
     END IF;
 END $$;
 
@@ -560,9 +625,55 @@ CREATE TABLE notifications (
     unique_key text,                           -- what must not be told twice
     created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
     read_at    timestamptz(3),
+    inbox      boolean NOT NULL DEFAULT true,  -- shown there; or else only mailed
+    by_mail    boolean NOT NULL DEFAULT false, -- mailed as it happens
+    mail_id    uuid,                           -- of the job that mails it, by itself or in a digest
     CONSTRAINT notifications_unique_key UNIQUE (user_id, unique_key)
 );
 CREATE INDEX notifications_user ON notifications (user_id, id);
+CREATE INDEX notifications_unread ON notifications (user_id, id) WHERE read_at IS NULL AND inbox;
+CREATE INDEX notifications_unmailed ON notifications (user_id) WHERE by_mail AND mail_id IS NULL;
+CREATE INDEX notifications_mail ON notifications (mail_id) WHERE mail_id IS NOT NULL;
+
+-- What users want to be told, and how; who has no row has the defaults.
+CREATE TABLE notification_settings (
+    user_id  uuid PRIMARY KEY REFERENCES users ON DELETE CASCADE,
+    kinds    jsonb NOT NULL DEFAULT '{}',      -- {kind: {"inbox": …, "email": …}}; what is left out is as by default
+    email    boolean NOT NULL DEFAULT true,    -- false: no mail of notifications at all
+    digest   text NOT NULL DEFAULT 'off',
+    hour     smallint NOT NULL DEFAULT 8,      -- of digests, on the user's clock
+    weekday  smallint NOT NULL DEFAULT 1,      -- of weekly ones, as ISO 8601 counts: 1 is Monday
+    digested timestamp NOT NULL DEFAULT '-infinity', -- what the user's clock showed when the last digest was due, or was set
+    version  bigint NOT NULL DEFAULT 1,
+    CONSTRAINT notification_settings_digest_check CHECK (digest IN ('off', 'daily', 'weekly') AND hour BETWEEN 0 AND 23 AND weekday BETWEEN 1 AND 7)
+);
+CREATE INDEX notification_settings_digest ON notification_settings (user_id) WHERE digest <> 'off';
+
+-- tell tells a user once for each key what somebody else did, as he wants it, if he may read the
+-- project now. mails is whether the kind is mailed by default; NULL: nothing is. A mention takes the
+-- place of what its comment was told as.
+CREATE FUNCTION tell(recipient uuid, actor uuid, kind text, task uuid, project uuid, detail jsonb, key text, mails boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    shown boolean;
+    mailed boolean;
+BEGIN
+    SELECT coalesce((s.kinds -> tell.kind ->> 'inbox')::boolean, true),
+        mails IS NOT NULL AND u.email_verified_at IS NOT NULL AND coalesce(s.email, true)
+            AND coalesce((s.kinds -> tell.kind ->> 'email')::boolean, mails)
+    INTO shown, mailed
+    FROM users u LEFT JOIN notification_settings s ON s.user_id = u.id
+    WHERE u.id = recipient AND u.is_active AND u.id IS DISTINCT FROM actor
+        AND (project IS NULL OR role_in(project, u.id) IS NOT NULL);
+    IF shown OR mailed THEN
+        INSERT INTO notifications (id, user_id, kind, task_id, project_id, detail, unique_key, inbox, by_mail)
+        VALUES (uuid_v7(), recipient, kind, task, project, detail, key, shown, mailed)
+        ON CONFLICT ON CONSTRAINT notifications_unique_key DO UPDATE SET id = excluded.id, kind = excluded.kind,
+            detail = excluded.detail, inbox = excluded.inbox, by_mail = excluded.by_mail, mail_id = NULL,
+            created_at = excluded.created_at, read_at = NULL
+        WHERE notifications.kind = 'comment.created' AND excluded.kind = 'comment.mentioned';
+    END IF;
+END $$;
 
 -- uuid_v7 is an id as the program makes them (RFC 9562): the time in ms, then chance.
 CREATE FUNCTION uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
@@ -577,6 +688,74 @@ CREATE TABLE project_stats (
     made_at    timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
     stats      jsonb NOT NULL
 );
+
+CREATE TYPE delivery_state AS ENUM ('waiting', 'sending', 'delivered', 'failed');
+
+-- Addresses that a project's changes are sent to. A webhook reads the project's change log by itself, up
+-- to its seq; so a write pays nothing for it, and nothing is lost or told twice.
+CREATE TABLE webhooks (
+    id              uuid PRIMARY KEY,
+    project_id      uuid NOT NULL REFERENCES projects ON DELETE CASCADE,
+    url             text NOT NULL,
+    events          text[] NOT NULL,           -- kinds such as task.created; task.* or * for all
+    active          boolean NOT NULL DEFAULT true,
+    disabled_reason text,                      -- why the program turned it off: gone or failing
+    failing_since   timestamptz(3),            -- first failure since the last success
+    slow            boolean NOT NULL DEFAULT false, -- its last success took long
+    secret          bytea NOT NULL,            -- as it is, see "Decisions" in the README
+    previous_secret bytea,                     -- signs too, until previous_until
+    previous_until  timestamptz(3),
+    seq             bigint NOT NULL,           -- of the project's log: what comes after it is not yet a delivery
+    version         bigint NOT NULL DEFAULT 1,
+    created_at      timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    updated_at      timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT webhooks_url_check CHECK (char_length(url) <= 2048),
+    CONSTRAINT webhooks_reason_check CHECK (disabled_reason IN ('gone', 'failing'))
+);
+CREATE INDEX webhooks_project ON webhooks (project_id, id);
+
+-- What a webhook is sent, and how that went. It has no foreign key: those of a deleted webhook, perhaps
+-- very many, are purged in the background.
+CREATE TABLE deliveries (
+    id         uuid PRIMARY KEY,               -- webhook-id: the same in every attempt
+    webhook_id uuid NOT NULL,
+    kind       text NOT NULL,                  -- of the event, or webhook.test
+    body       text NOT NULL,                  -- to the byte, as it is signed
+    state      delivery_state NOT NULL DEFAULT 'waiting',
+    next_at    timestamptz DEFAULT clock_timestamp(), -- of the next attempt; NULL: none
+    job_id     uuid,                           -- of the attempt under way
+    tries      integer NOT NULL DEFAULT 0,     -- failed attempts since it was last asked for: the place in the schedule
+    attempts   integer NOT NULL DEFAULT 0,
+    created_at timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
+    last_at    timestamptz(3),                 -- the last attempt: when it began, how long it took, what came back
+    took_ms    integer,
+    status     integer,                        -- NULL: no answer
+    answer     text,                           -- the beginning of its body
+    error      text
+);
+CREATE INDEX deliveries_webhook ON deliveries (webhook_id, id);
+CREATE INDEX deliveries_waiting ON deliveries (webhook_id, next_at) WHERE state = 'waiting';
+CREATE INDEX deliveries_sending ON deliveries (webhook_id) WHERE state = 'sending';
+
+-- enter_webhook is the gate of every write to one webhook, through its project's.
+CREATE FUNCTION enter_webhook(webhook uuid, actor uuid, versions bigint[] DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    present bigint;
+BEGIN
+    PERFORM enter_project((SELECT project_id FROM webhooks WHERE id = webhook), actor, 'admin');
+    SELECT version INTO present FROM webhooks WHERE id = webhook;
+    IF NOT FOUND THEN
+        PERFORM refuse('not_found');
+    ELSIF present <> ALL (versions) THEN
+        PERFORM refuse('version_mismatch', present::text);
+    END IF;
+END $$;
+
+-- webhook_fields are the fields of a webhook that the history follows. Its address is not among them: it
+-- may have a token in it, and everybody in the project reads the history.
+CREATE FUNCTION webhook_fields(w webhooks) RETURNS jsonb LANGUAGE sql STABLE AS $$
+    SELECT jsonb_build_object('events', w.events, 'active', w.active)
+$$;
 
 -- What operators decided about a queue.
 CREATE TABLE queues (

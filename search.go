@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // maxMatches is how many of the newest matches a search without sort ranks, and lists.
@@ -37,9 +32,6 @@ func (s search) condition() string { return "(t.search @@ " + s.words + " OR " +
 const planSearchSQL = `SELECT set_config('plan_cache_mode', 'force_custom_plan', true),
 	set_config('random_page_cost', '1.1', true), set_config('cpu_index_tuple_cost', '0.05', true)`
 
-// planAsUsualSQL ends that for the rest of the transaction.
-const planAsUsualSQL = `SELECT set_config('plan_cache_mode', 'auto', true)`
-
 // searchPatience is how long a search waits for its turn.
 const searchPatience = 3 * time.Second
 
@@ -54,66 +46,25 @@ func searchTurn(ctx context.Context, db *database) (end func(), err error) {
 	return end, err
 }
 
-// match is a task that a search found.
-type match struct {
-	ID   uuid
-	Rank float64 // six digits after the point
-}
-
-// matches are the best first.
-type matches []match
-
-// newest finds the newest matches among tasks, the best first: those of the words, then, if these are few,
-// those of a part of the title. What is in the batch already is for read.
+// found is a WITH of the newest tasks among those of a filter that the search finds, with their ranks: those
+// of the words, then, if these are few, those of a part of the title.
 //
 // The server knows how frequent words are, and so whether going through the newest tasks finds enough of
 // them soon. Of parts it knows little: their order is one that no index has, which leaves it the index of parts.
-func (s search) newest(ctx context.Context, db *database, tasks filter, newest string, b *pgx.Batch, read ...func(pgx.Rows) error) (found matches, err error) {
-	find := func(b *pgx.Batch, condition, order string) {
-		within := filter{append(slices.Clone(tasks.conditions), condition), tasks.args}
-		b.Queue(planSearchSQL)
-		b.Queue(fmt.Sprintf("SELECT t.id, round((ts_rank(t.search, %s) + (%s)::int)::numeric, 6)::float8 AS rank FROM tasks t%s ORDER BY %s LIMIT %d",
-			s.words, s.part, within.clause(), order, maxMatches), tasks.args...)
+func (s search) found(tasks filter, newest string) string {
+	find := func(order string, conditions ...string) string {
+		within := filter{conditions: append(slices.Clone(tasks.conditions), conditions...)}
+		return fmt.Sprintf("SELECT t.id, round((ts_rank(t.search, %s) + (%s)::int)::numeric, 6) AS rank FROM tasks t%s ORDER BY %s LIMIT %d",
+			s.words, s.part, within.clause(), order, maxMatches)
 	}
-	var whole, parts []match
-	b = unsent(b) // which may be sent again as it was
-	find(b, "t.search @@ "+s.words, newest)
-	if err := db.sendEach(ctx, b, append(read, ignored, all(&whole))...); err != nil {
-		return nil, err
-	}
-	if len(whole) < maxMatches {
-		b := &pgx.Batch{}
-		find(b, s.part+" AND NOT t.search @@ "+s.words, "t.id::text DESC")
-		if err := db.sendEach(ctx, b, ignored, all(&parts)); err != nil {
-			return nil, err
-		}
-	}
-	found = slices.Concat(whole, parts)
-	slices.SortFunc(found, func(a, b match) int {
-		return cmp.Or(cmp.Compare(b.Rank, a.Rank), bytes.Compare(b.ID[:], a.ID[:]))
-	})
-	return found[:min(len(found), maxMatches)], nil
+	return fmt.Sprintf("WITH whole AS MATERIALIZED (%s), parts AS (%s), found AS (SELECT * FROM whole UNION ALL SELECT * FROM parts ORDER BY %s LIMIT %d)",
+		find(newest, "t.search @@ "+s.words),
+		find("t.id::text DESC", s.part, "NOT t.search @@ "+s.words, fmt.Sprintf("(SELECT count(*) FROM whole) < %d", maxMatches)),
+		bestFirst.clause("id"), maxMatches)
 }
 
-// page is a page of matches, and one more, as matchesSQL takes it.
-func (m matches) page(p page) []any {
-	if p.after != nil {
-		rank, _ := strconv.ParseFloat(p.after.Key, 64) // we have written it
-		m = slices.DeleteFunc(m, func(m match) bool {
-			return m.Rank > rank || m.Rank == rank && m.ID.String() >= p.after.ID
-		})
-	}
-	var ids []uuid
-	var ranks []string
-	for _, m := range m[:min(len(m), p.limit+1)] {
-		ids, ranks = append(ids, m.ID), append(ranks, strconv.FormatFloat(m.Rank, 'f', -1, 64))
-	}
-	return []any{ids, ranks}
-}
-
-const matchesSQL = `SELECT ` + taskColumns + `, m.rank AS sort_key
-	FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY m (id, rank, place) JOIN tasks t ON t.id = m.id JOIN projects p ON p.id = t.project_id
-	ORDER BY m.place`
+// bestFirst is the order of what was found.
+var bestFirst = sorting{order{"rank", "numeric", false}, true}
 
 // prefixQuery is a text as the argument of to_tsquery: all its words, the last as a prefix.
 // Letters and digits only, so nothing in it is an operator.

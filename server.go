@@ -23,12 +23,19 @@ type server struct {
 	cache    *cache // nil: off
 	hub      *hub
 	mail     *mailer
+	egress   *egress
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
 	tickets  *limiter // of which each lets one in
 	guesses  struct { // wrong passwords
 		pair, network, account *limiter
+	}
+
+	deliveries struct { // what webhooks are sent
+		due      chan struct{}   // something may be
+		retries  []time.Duration // deliveryRetries, but in tests
+		offAfter time.Duration   // likewise
 	}
 
 	// subscribers says which jobs a fact causes; see events.go.

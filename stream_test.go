@@ -282,11 +282,11 @@ func lineOf(t testing.TB, m told) string {
 	if err := json.Unmarshal(e.Changes, &changes); err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%s %d %s %s %s", e.Scope, e.Seq, e.Kind, e.Subject, spaced(e.Changes))
+	return fmt.Sprintf("%s %d %s %s %s", e.Scope, e.Seq, e.Kind, e.Subject, withSpaces(e.Changes))
 }
 
-// spaced is JSON with the spaces that PostgreSQL writes.
-func spaced(text []byte) string {
+// withSpaces is JSON with the spaces that PostgreSQL writes.
+func withSpaces(text []byte) string {
 	var out strings.Builder
 	quoted := false
 	for i, c := range text {

@@ -52,9 +52,16 @@ func (f taskQuery) flat() filter {
 	return filter{conditions, f.args}
 }
 
-// page is the statement of one page. Over many projects it takes a page of each, by the index of the
+// page is the statement of one page of the list. Over many projects it takes a page of each, by the index of the
 // order, and merges them, as there is no index over just the projects that somebody reads.
 func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
+	if f.ranked {
+		found, args := f.found()
+		matches := filter{args: args}
+		best, args := matches.page("id, rank", "found", "id", bestFirst, p)
+		return fmt.Sprintf("%s SELECT %s, m.sort_key FROM (%s) m JOIN tasks t ON t.id = m.id JOIN projects p ON p.id = t.project_id ORDER BY %s",
+			found, columns, best, bestFirst.clause("m.id")), args
+	}
 	if f.project != nil || f.narrow {
 		flat := f.flat()
 		return flat.page(columns, tasksOfProjects, "t.id", by, p)
@@ -65,6 +72,26 @@ func (f taskQuery) page(columns string, by sorting, p page) (string, []any) {
 		columns, each, f.readable, by.clause("t.id"), p.limit+1), args
 }
 
+// count is the statement that counts all tasks of the list.
+func (f taskQuery) count() (string, []any) {
+	if f.ranked {
+		found, args := f.found()
+		return found + " SELECT count(*) FROM found", args
+	}
+	flat := f.flat()
+	return flat.count(tasksOfProjects)
+}
+
+// found is the matches of a search of which the best come first.
+func (f taskQuery) found() (string, []any) {
+	newest := "t.created_at DESC, t.id DESC" // which has an index for each project
+	if f.project == nil {
+		newest = "t.id DESC" // the same order over all projects
+		f.where(f.theirs)
+	}
+	return f.search.found(f.filter, newest), f.args
+}
+
 // ask reads one page, and the total if it is wanted. A batch may have other statements already, for read.
 func (f taskQuery) ask(ctx context.Context, db *database, p page, into func(pgx.Rows) error, b *pgx.Batch, read ...func(pgx.Rows) error) (total *int64, err error) {
 	if f.search != nil {
@@ -73,31 +100,11 @@ func (f taskQuery) ask(ctx context.Context, db *database, p page, into func(pgx.
 			return nil, err
 		}
 		defer end()
-	}
-	if f.ranked {
-		err := db.still(ctx, func(ctx context.Context) error { // rights, matches and tasks are of one moment
-			matches, err := f.matches(ctx, db, b, read...)
-			if err != nil {
-				return err
-			}
-			if p.total {
-				n := int64(len(matches))
-				total = &n
-			}
-			b := &pgx.Batch{}
-			b.Queue(planAsUsualSQL)
-			b.Queue(matchesSQL, matches.page(p)...)
-			return db.sendEach(ctx, b, ignored, into)
-		})
-		return total, err
-	}
-	if f.search != nil {
 		b.Queue(planSearchSQL)
 		read = append(read, ignored)
 	}
 	if p.total {
-		flat := f.flat()
-		sql, args := flat.count(tasksOfProjects)
+		sql, args := f.count()
 		b.Queue(sql, args...)
 		read = append(read, func(rows pgx.Rows) error {
 			n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
@@ -109,16 +116,6 @@ func (f taskQuery) ask(ctx context.Context, db *database, p page, into func(pgx.
 	b.Queue(sql, args...)
 	err = db.sendEach(ctx, b, append(read, into)...)
 	return total, err
-}
-
-// matches are the newest tasks that the search finds, the best first.
-func (f taskQuery) matches(ctx context.Context, db *database, b *pgx.Batch, read ...func(pgx.Rows) error) (matches, error) {
-	newest := "t.created_at DESC, t.id DESC" // which has an index for each project
-	if f.project == nil {
-		newest = "t.id DESC" // the same order over all projects
-		f.where(f.theirs)
-	}
-	return f.search.newest(ctx, db, f.filter, newest, b, read...)
 }
 
 // taskQuery reads the parameters of GET /tasks into conditions on tasks t and their projects p.

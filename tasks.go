@@ -448,7 +448,16 @@ func (in taskPatch) facts(by, id uuid) []fact {
 	if in.AssigneeID.set && !in.AssigneeID.null {
 		facts = append(facts, fact{Kind: "task.assigned", Actor: by, User: &in.AssigneeID.value, Task: &id})
 	}
-	if in.Status.value == "done" {
+	if in.Status.set {
+		facts = append(facts, statusFacts(by, id, in.Status.value)...)
+	}
+	return facts
+}
+
+// statusFacts are what setting a status may have brought about.
+func statusFacts(by, id uuid, status string) []fact {
+	facts := []fact{{Kind: "task.status_changed", Actor: by, Task: &id}}
+	if status == "done" {
 		facts = append(facts, fact{Kind: "task.done", Actor: by, Task: &id})
 	}
 	return facts

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"html"
 	"io/fs"
 	"net/http"
 	"path"
@@ -118,6 +119,45 @@ func writePageFile(w http.ResponseWriter, files embed.FS, name string) error {
 	w.Header().Set("Content-Security-Policy", pagePolicy)
 	w.Header().Set("Cache-Control", "no-cache")
 	return writeFile(w, media, data)
+}
+
+// plainPolicy lets a page run nothing, and send its forms only to this server.
+const plainPolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+
+// A plain page is a card in the middle, or as wide as it needs.
+const (
+	lonePage = `class="lone"`
+	widePage = `id="content"`
+)
+
+// plainPage takes title, frame, heading and body.
+const plainPage = `<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta name="viewport" content="width=device-width, initial-scale=1">
+  <meta name="color-scheme" content="light dark">
+  <title>%s · TaskFlow</title>
+  <link rel="icon" type="image/svg+xml" href="/admin/queues/icon.svg">
+  <link rel="stylesheet" href="/admin/queues/style.css">
+</head>
+<body>
+<main %s>
+<div class="card">
+<h1>%s</h1>
+%s</div>
+</main>
+</body>
+</html>
+`
+
+// writePlainPage answers a page without scripts, of which body is HTML. Forms on it are sent here, and with
+// their origin: by plain http a browser could not tell otherwise that they are no other site's.
+func writePlainPage(w http.ResponseWriter, frame, title, body string) error {
+	w.Header().Set("Content-Security-Policy", plainPolicy)
+	w.Header().Set("Referrer-Policy", "no-referrer, same-origin") // a browser takes the last that it knows
+	title = html.EscapeString(title)
+	return writeFile(w, "text/html; charset=utf-8", fmt.Appendf(nil, plainPage, title, frame, title, body))
 }
 
 // handleProblemCode explains a code of the API's problems, so that their type is an address worth opening.
