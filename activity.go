@@ -26,11 +26,14 @@ const scopeEventsSQL = `
 	SELECT ` + eventColumns + ` FROM events
 	WHERE scope = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
 
-// projectEventsSQL is scopeEventsSQL for the user $4, who reads the project. Who is invited is for its
-// admins to know, as the list of invitations is.
+// adminsEvents holds for events whose changes only a project's admins see: who is invited is for them
+// to know, as the list of invitations is.
+const adminsEvents = `kind LIKE 'invitation.%'`
+
+// projectEventsSQL is scopeEventsSQL for the user $4, who reads the project.
 const projectEventsSQL = `
 	SELECT scope, seq, at, actor AS actor_id, kind, subject,
-		CASE WHEN kind LIKE 'invitation.%' AND NOT coalesce(role_in($1, $4) >= 'admin', false) THEN '{}' ELSE changes END AS changes
+		CASE WHEN ` + adminsEvents + ` AND NOT coalesce(role_in($1, $4) >= 'admin', false) THEN '{}' ELSE changes END AS changes
 	FROM events WHERE scope = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
 
 // handleProjectActivity lists everything that happened in a project, newest first.

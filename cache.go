@@ -349,15 +349,35 @@ type raising struct {
 	scopes     []uuid
 }
 
+// publish gives scopes new tokens, and tells the other processes' hubs of them.
 func (c *cache) publish(ctx context.Context, list []raising) error {
 	pipe := c.redis.Pipeline()
+	message := []byte(c.lease.id)
 	for _, r := range list {
 		for _, scope := range r.scopes {
 			pipe.Set(ctx, c.tokenKey(r.generation, scope), newToken(), tokenLife)
+			message = append(message, scope[:]...)
 		}
 	}
+	pipe.Publish(ctx, changesChannel(c.space), message)
 	_, err := pipe.Exec(ctx)
 	return err
+}
+
+// changesChannel is where a process tells which scopes it has changed.
+func changesChannel(space string) string { return space + ":changes" }
+
+// readChanges reads a message of that channel: who tells, and 16 bytes for each scope.
+func readChanges(message string) (from string, scopes []uuid) {
+	const idSize = 36
+	if len(message) < idSize {
+		return "", nil
+	}
+	from, message = message[:idSize], message[idSize:]
+	for ; len(message) >= 16; message = message[16:] {
+		scopes = append(scopes, uuid([]byte(message[:16])))
+	}
+	return from, scopes
 }
 
 // raise gives scopes new tokens. It is called after a commit and before the write is answered, and

@@ -210,6 +210,6 @@ func (s *server) runRaise(_ context.Context, j job, _ *pgx.Batch) error {
 	if err := json.Unmarshal(j.Payload, &scopes); err != nil {
 		return permanent(fmt.Errorf("read payload: %w", err))
 	}
-	s.cache.raise(scopes)
+	s.db.changed(scopes)
 	return nil
 }

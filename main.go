@@ -21,6 +21,7 @@
 //	unsubscribe.go  turning those off, by a link
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
+//	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
 //	masking.go   hiding secrets from them
 //	audit.go     what they did
@@ -75,6 +76,7 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	hub.go       the change log for those who listen to it
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
 //	cron.go      cron lines
@@ -300,11 +302,17 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	}
 	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
+	self := ""
 	if cfg.cache {
 		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
 			return nil, err
 		}
-		db.home, db.changed, db.uncertain = s.cache.homeOf, s.cache.raise, s.cache.forgetAll
+		db.home, db.uncertain, self = s.cache.homeOf, s.cache.forgetAll, s.cache.lease.id
+	}
+	s.hub = s.newHub(self)
+	db.changed = func(scopes []uuid) {
+		s.hub.tell(scopes)
+		s.cache.raise(scopes) // nothing where it is off
 	}
 	raise := db.changed
 	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
@@ -319,6 +327,7 @@ func (s *server) makeLimits() {
 	shared := &limits{redis: s.redis, prefix: s.config.redisSpace + ":limit:", patience: limitPatience, log: s.log}
 	s.requests = newLimiter(shared, "default", s.config.rateLimit, s.config.rateLimit.quota/20)
 	s.signIns = newLimiter(shared, "sign-in", s.config.authRateLimit, 1)
+	s.tickets = newLimiter(shared, "ticket", rate{1, 2 * ticketLife}, 1)
 	s.guesses.pair = newLimiter(shared, "guess-pair", pairGuesses, 1)
 	s.guesses.network = newLimiter(shared, "guess-network", networkGuesses, 1)
 	s.guesses.account = newLimiter(shared, "guess-account", accountGuesses, 1)
@@ -326,6 +335,7 @@ func (s *server) makeLimits() {
 
 // close lets go of the stores.
 func (s *server) close() {
+	s.hub.close()
 	s.db.pool.Close()
 	s.cache.close()
 	s.redis.Close()
@@ -361,6 +371,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	}
 	web := newWeb(handler, log)
 	web.TLSConfig = certificates(cfg, acme.LetsEncryptURL, log)
+	web.RegisterOnShutdown(s.hub.drain) // it waits for the streams to end
 	failed := make(chan error, 1)
 	go func() {
 		if web.TLSConfig != nil {

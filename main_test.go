@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -318,7 +319,7 @@ func (c *client) do(method, path, body string) *answer {
 		return &answer{t: c.s.t, what: method + " " + path}
 	}
 	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
+	got, err := bodyOf(resp)
 	if err != nil {
 		c.s.t.Errorf("%s %s: %v", method, path, err)
 	}
@@ -331,6 +332,19 @@ func (c *client) do(method, path, body string) *answer {
 		c.s.t.Errorf("%s %s %s: 500\n%s", method, path, body, c.s.log.grep(`"level":"ERROR"`))
 	}
 	return &answer{c.s.t, method + " " + path + " " + body, resp.StatusCode, resp.Header, got}
+}
+
+// bodyOf is the body of an answer; of a stream, which has no end, its first event.
+func bodyOf(resp *http.Response) (got []byte, err error) {
+	if resp.Header.Get("Content-Type") != "text/event-stream" || resp.Request.Method == http.MethodHead {
+		return io.ReadAll(resp.Body)
+	}
+	for lines := bufio.NewReader(resp.Body); err == nil && !bytes.Contains(got, []byte("\ndata: ")); {
+		var line []byte
+		line, err = lines.ReadBytes('\n')
+		got = append(got, line...)
+	}
+	return got, err
 }
 
 // testHTTP follows no redirects and keeps many connections.

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// access is who may call a route. The first four are judged here; the project roles where the
+// access is who may call a route. The first ones are judged here; the project roles where the
 // project is known, in the statement itself (enter_project, visibleSQL, readerSQL). A test calls every route
 // as everybody and compares with this table.
 type access string
@@ -20,6 +20,7 @@ const (
 	globalAdmins access = "global admin"
 	viewers      access = "project viewer"                                        // and every role above
 	readers      access = "project viewer, asked for together with what he reads" // see documents.go
+	ticketed     access = "project viewer, who may come by a ticket"              // see stream.go
 	members      access = "project member"
 	admins       access = "project admin"
 	owners       access = "project owner"
@@ -136,6 +137,9 @@ func (s *server) routes() []route {
 		{"PATCH /api/v1/comments/{id}", members, s.handlePatchComment},   // of one's own, as above
 		{"DELETE /api/v1/comments/{id}", members, s.handleDeleteComment}, // the same, and admins of the project
 
+		{"GET /api/v1/events", ticketed, s.handleEvents}, // of the projects that the caller reads
+		{"POST /api/v1/events/ticket", inPerson, s.handleEventsTicket},
+
 		{"GET /api/v1/notifications", signedIn, s.handleNotifications},
 		{"GET /api/v1/notifications/count", signedIn, s.handleUnreadCount},
 		{"POST /api/v1/notifications/read", signedIn, s.handleMarkRead},
@@ -206,9 +210,12 @@ func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*h
 		return r, charge(rec, l, addressKey(r), cost(rt, r))
 	}
 	var err error
-	if rt.who == readers || rt.who == listers { // the rest is looked up together with what they read
+	switch {
+	case rt.who == readers || rt.who == listers: // the rest is looked up together with what they read
 		r, err = s.signInReader(rec, r)
-	} else {
+	case rt.who == ticketed && r.Header["Authorization"] == nil:
+		r, err = s.signInByTicket(rec, r)
+	default:
 		r, err = s.signIn(rec, r)
 	}
 	if p, ok := errors.AsType[*problem](err); ok && p.Status == http.StatusUnauthorized {

@@ -266,6 +266,11 @@ var samples = map[string]func(sc *scene, c *client) sample{
 		return sample{path: path, id: id}
 	},
 
+	"GET /api/v1/events": func(sc *scene, c *client) sample {
+		return sample{path: "/api/v1/events?projectId=" + sc.project, id: sc.project}
+	},
+	"POST /api/v1/events/ticket": at("/api/v1/events/ticket"),
+
 	"GET /api/v1/tasks/{id}/comments": func(sc *scene, c *client) sample {
 		id := sc.owner.task(sc.project, "Discussed")
 		sc.owner.comment(id, "First")
@@ -395,7 +400,7 @@ func onComment(rest, body string) func(*scene, *client) sample {
 func wantedStatus(who access, role string) int {
 	rank := slices.Index([]string{"anonymous", "expired", "deactivated", "outsider", "viewer", "member", "project admin", "owner"}, role)
 	const outsider, viewer, member, projectAdmin, owner = 3, 4, 5, 6, 7
-	projects := map[access]int{viewers: viewer, readers: viewer, members: member, admins: projectAdmin, owners: owner, trashOwners: owner}
+	projects := map[access]int{viewers: viewer, readers: viewer, ticketed: viewer, members: member, admins: projectAdmin, owners: owner, trashOwners: owner}
 	switch role {
 	case "manager":
 		rank = viewer // in every project

@@ -21,12 +21,14 @@ type server struct {
 	hashWait time.Duration // how long one waits
 	outbox   *outbox
 	cache    *cache // nil: off
+	hub      *hub
 	mail     *mailer
 	egress   *egress
 	blobs    blobStore // what files hold
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
+	tickets  *limiter // of which each lets one in
 	guesses  struct { // wrong passwords
 		pair, network, account *limiter
 	}
@@ -82,6 +84,7 @@ type caller struct {
 	Timezone string     `db:"timezone"` // decides what "today" is
 	Until    timestamp  `db:"until"`    // when the session ends
 	scopes   []string   // of the API token that asks; nil for a session
+	token    uuid       // that API token
 }
 
 // seesAll tells whether the caller reads every project.

@@ -171,6 +171,7 @@ func (s *server) handleDeleteAPIToken(w http.ResponseWriter, r *http.Request) er
 
 // tokenCaller is who acts by an API token.
 type tokenCaller struct {
+	TokenID  uuid
 	ID       uuid
 	Role     globalRole
 	Timezone string
@@ -185,7 +186,7 @@ const tokenCallerSQL = `
 	used AS (
 		UPDATE api_tokens a SET last_used_at = now() FROM t
 		WHERE a.id = t.token_id AND (a.last_used_at IS NULL OR a.last_used_at < now() - $2::interval))
-	SELECT id, role, timezone, scopes FROM t`
+	SELECT token_id, id, role, timezone, scopes FROM t`
 
 // authenticateToken finds who makes a request by an API token. Token, account and role are looked up
 // each time.
@@ -198,5 +199,5 @@ func (s *server) authenticateToken(ctx context.Context, token string) (caller, e
 		return caller{}, newProblem("unauthenticated", "The API token is not valid, has expired or was deleted.")
 	}
 	t := found[0]
-	return caller{ID: t.ID, Role: t.Role, Timezone: t.Timezone, scopes: t.Scopes}, nil
+	return caller{ID: t.ID, Role: t.Role, Timezone: t.Timezone, scopes: t.Scopes, token: t.TokenID}, nil
 }

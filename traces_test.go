@@ -52,7 +52,7 @@ func (ts *testServer) checkLog(t testing.TB) {
 
 var (
 	tokenLike  = regexp.MustCompile(`[A-Za-z0-9_-]{19,}`)
-	givenToken = regexp.MustCompile(`"(?:accessToken|refreshToken|token|secret)":"([^"]+)"|"recoveryCodes":(\[[^]]+])`)
+	givenToken = regexp.MustCompile(`"(?:accessToken|refreshToken|token|ticket|secret)":"([^"]+)"|"recoveryCodes":(\[[^]]+])`)
 )
 
 // noteTokens remembers the tokens in an answer, for checkLog.
