@@ -490,7 +490,7 @@ func TestABatchMayBeSentAgainOnAnotherConnection(t *testing.T) {
 	alice := s.signUp("Alice")
 	b := &pgx.Batch{}
 	b.Queue(`SELECT refuse('not_found') WHERE $1::text = 'x'`, "y")
-	b.Queue(userByEmailSQL, alice.email)
+	b.Queue(userByEmailSQL, alice.email, false)
 	for range 3 { // each holds the connection that the one before prepared its statements on
 		if _, err := sendOne[struct{ ID uuid }](t.Context(), s.db, b); err != nil {
 			t.Fatal(err)

@@ -54,7 +54,7 @@ const (
 func (s *server) runProcess(ctx context.Context, j job, effect *pgx.Batch) error {
 	var f fact
 	if err := json.Unmarshal(j.Payload, &f); err != nil || f.Subject == nil {
-		return permanent(errors.New("the payload names no attachment"))
+		return permanent(errors.New("read payload: it names no attachment"))
 	}
 	found, err := queryAll[unreadImage](ctx, s.db, unreadImageSQL, f.Subject)
 	if err != nil || len(found) == 0 || !slices.Contains(shrinkable, found[0].ContentType) {
