@@ -84,9 +84,10 @@ async function execute(page, method, path, status) {
 async function authorize(page, token) {
   await page.locator(".auth-wrapper .btn.authorize").click();
   const dialog = page.locator(".dialog-ux .modal-ux");
-  await dialog.getByRole("textbox").fill(token);
-  await dialog.getByRole("button", { name: /^(Apply credentials|Authorize)$/ }).click();
-  await dialog.getByRole("button", { name: /^(Remove authorization|Logout)$/ }).waitFor();
+  const bearer = dialog.locator(".auth-container", { hasText: "(http, Bearer)" });
+  await bearer.getByRole("textbox").fill(token);
+  await bearer.getByRole("button", { name: /^(Apply credentials|Authorize)$/ }).click();
+  await bearer.getByRole("button", { name: /^(Remove authorization|Logout)$/ }).waitFor();
   await dialog.getByRole("button", { name: "Close", exact: true }).last().click();
   await dialog.waitFor({ state: "detached" });
 }

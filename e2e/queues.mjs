@@ -97,7 +97,7 @@ async function aQueueIsPausedAndResumed(ada) {
   await page.getByRole("button", { name: "Pause" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Pause" }).click();
   await page.locator(".queue .badge", { hasText: "Paused" }).waitFor();
-  const waits = insert(`'{"kind": "k", "actorId": "${ada.id}"}'`);
+  const waits = insert(harmless(ada.id));
   await page.getByRole("link", { name: /^Ready/ }).click();
   await row(waits).waitFor();
   await page.locator(".tile", { hasText: /^Waiting/ }).locator(".value", { hasText: /^1$/ }).waitFor();
@@ -331,9 +331,13 @@ function insert(payload, runAt = "clock_timestamp()") {
   return sql(`INSERT INTO jobs (id, kind, payload, trace, run_at) VALUES (uuid_v7(), 'notification.fanout', ${payload}, '${randomUUID()}', ${runAt}) RETURNING id`);
 }
 
-// mend gives a job a payload that can be read, and that concerns nobody.
+// harmless is a payload that can be read, and that concerns nobody.
+function harmless(actor) {
+  return `'{"kind": "task.assigned", "actorId": "${actor}", "taskId": "${randomUUID()}"}'`;
+}
+
 function mend(id, actor) {
-  sql(`UPDATE jobs SET payload = '{"kind": "k", "actorId": "${actor}"}' WHERE id = '${id}'`);
+  sql(`UPDATE jobs SET payload = ${harmless(actor)} WHERE id = '${id}'`);
 }
 
 function sql(statement) {
