@@ -290,6 +290,8 @@ func (s *server) takeIn(r *http.Request, f *form, key string, taken int64, keep 
 	if err := f.end(); err != nil {
 		return err
 	}
+	s.uploads.files.Add(1)
+	s.uploads.bytes.Add(in.bytes)
 	return keep(name, in)
 }
 

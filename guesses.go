@@ -42,6 +42,7 @@ func (s *server) guess(r *http.Request, email string) (*guess, error) {
 	}
 	known, err := queryValue[bool](r.Context(), s.db, knownNetworkSQL, email, network)
 	if err == nil && !known {
+		s.guesses.slowed.Add(1)
 		sleep(r.Context(), guessDelay)
 	}
 	return g, err
@@ -55,8 +56,12 @@ const knownNetworkSQL = `
 
 // allowed refuses where too much has been guessed.
 func (g *guess) allowed() error {
-	for _, a := range []allowance{g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)} {
-		if !a.ok {
+	for _, of := range []struct {
+		*limiter
+		key limitKey
+	}{{g.s.guesses.pair, g.pair}, {g.s.guesses.network, g.network}} {
+		if a := of.look(of.key); !a.ok {
+			of.refused.Add(1)
 			wait := seconds(a.wait)
 			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" s.").with("Retry-After", wait)
 		}
@@ -66,6 +71,7 @@ func (g *guess) allowed() error {
 
 // wrong counts this try, once it is known to be wrong.
 func (g *guess) wrong() {
+	g.s.guesses.wrong.Add(1)
 	g.s.guesses.pair.note(g.pair)
 	g.s.guesses.network.note(g.network)
 	g.s.guesses.account.note(g.account)

@@ -20,6 +20,7 @@
 //	noticemails.go  mails of what is in inboxes: as it happens, and digests
 //	unsubscribe.go  turning those off, by a link
 //	web.go       the API page and other embedded files
+//	monitoring.go what a process tells of itself, to Prometheus
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
@@ -65,6 +66,7 @@
 //	schedule.go  jobs that time causes
 //	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
+//	traffic.go   what was asked, and how it went
 //
 // Engines: what knows nothing of tasks.
 //
@@ -92,6 +94,8 @@
 //	config.go    settings
 //	limit.go     how often somebody may do something
 //	redis.go     one Redis, a Cluster, or Sentinel
+//	process.go   what the system and the Go runtime know of this process
+//	metrics.go   counting, and the text that Prometheus reads
 //	problem.go   errors that a client may see
 package main
 
@@ -289,7 +293,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		return nil, err
 	}
 	s := &server{
-		config: cfg, log: log, db: db, redis: client,
+		config: cfg, log: log, db: db, redis: client, began: time.Now(),
 		keys:     newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
@@ -300,6 +304,8 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
 	}
+	s.deliveries.outcomes.took = newHistogram(requestBounds)
+	client.AddHook(&s.redised)
 	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
 	self := ""
@@ -307,6 +313,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
 			return nil, err
 		}
+		s.cache.redis.AddHook(&s.redised)
 		db.home, db.uncertain, self = s.cache.homeOf, s.cache.forgetAll, s.cache.lease.id
 	}
 	s.hub = s.newHub(self)
@@ -369,6 +376,12 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if cfg.role == "worker" {
 		handler = s.workerHandler()
 	}
+	ended, err := s.serveMetrics()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer ended()
 	web := newWeb(handler, log)
 	web.TLSConfig = certificates(cfg, acme.LetsEncryptURL, log)
 	web.RegisterOnShutdown(s.hub.drain) // it waits for the streams to end
@@ -401,6 +414,28 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	stopWorking()
 	err = s.stop(web)
 	return errors.Join(err, <-worked)
+}
+
+// serveMetrics serves them on an address of their own, if there is one, until end is called.
+func (s *server) serveMetrics() (end func(), err error) {
+	if s.config.metricsAddr == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", s.config.metricsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; set METRICS_ADDR to another address", err)
+	}
+	web := newWeb(s.metricsHandler(), s.log)
+	s.log.Info("serving metrics", "address", listener.Addr().String())
+	through := make(chan struct{})
+	go func() {
+		defer close(through)
+		web.Serve(listener)
+	}()
+	return func() {
+		web.Close()
+		<-through
+	}, nil
 }
 
 // newWeb is the HTTP server of a handler, with its limits.
