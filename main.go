@@ -19,8 +19,9 @@
 //	keptmails.go  dev mode's mails, to be read in a browser
 //	noticemails.go  mails of what is in inboxes: as it happens, and digests
 //	unsubscribe.go  turning those off, by a link
-//	web.go       the API page and other embedded files
+//	emf.go       the same for CloudWatch, of a few figures
 //	monitoring.go what a process tells of itself, to Prometheus
+//	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
@@ -91,10 +92,10 @@
 //	ids.go       ids and times
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
+//	process.go   what the system and the Go runtime know of this process
 //	config.go    settings
 //	limit.go     how often somebody may do something
 //	redis.go     one Redis, a Cluster, or Sentinel
-//	process.go   what the system and the Go runtime know of this process
 //	metrics.go   counting, and the text that Prometheus reads
 //	problem.go   errors that a client may see
 package main
