@@ -178,6 +178,9 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	if err := c.logLevel.UnmarshalText([]byte(env.oneOf("LOG_LEVEL", "", "info", "debug", "warn", "error"))); err != nil {
 		env.wrong("LOG_LEVEL", "must be debug, info, warn or error")
 	}
+	if c.emf && (c.logFormat != "json" || c.logLevel > slog.LevelInfo) {
+		env.wrong("EMF_METRICS", "must be off unless LOG_FORMAT is json and LOG_LEVEL info or debug: it is written to the log")
+	}
 	c.check(command, &env)
 	return c, errors.Join(env.errs...)
 }

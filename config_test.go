@@ -95,6 +95,20 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			}
 		}
 	})
+	t.Run("are metrics for a log that does not take them", func(t *testing.T) {
+		for _, pair := range []string{"LOG_FORMAT=text", "LOG_LEVEL=warn"} {
+			env := production()
+			name, value, _ := strings.Cut(pair, "=")
+			env["EMF_METRICS"], env[name] = "on", value
+			if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "EMF_METRICS must be off") {
+				t.Errorf("%s: got %v", pair, err)
+			}
+			env[name] = ""
+			if _, err := load("serve", env); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	t.Run("are files that are no certificate", func(t *testing.T) {
 		cert, key := newCertificate(t, "localhost")
 		_, other := newCertificate(t, "localhost")

@@ -402,6 +402,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	defer stopWorking()
 	worked := make(chan error, 1)
 	go func() { worked <- s.work(working) }()
+	var telling sync.WaitGroup
+	if cfg.emf {
+		telling.Go(func() { s.tellCloudWatch(working) })
+	}
+	defer func() {
+		stopWorking()
+		telling.Wait()
+	}()
 	select {
 	case err := <-failed:
 		stopWorking()
