@@ -3,6 +3,7 @@
 # make test    all tests, on a PostgreSQL and a Redis of their own; ARGS='-run Task -v' for some
 # make check   format, vet, staticcheck, the files of deploy/, test
 # make check-deploy  Dockerfile, compose.yaml and deploy/, by the programs they are for
+# make image   taskflow:latest, by Docker
 # make e2e     what the tests saw against openapi.yaml, and the pages in a real browser
 # make bench   the API beside a bare net/http handler and pgbench; writes bench/RESULTS.md
 # make bench-queue  the job queue beside asynq, BullMQ and River; writes bench/QUEUE.md
@@ -19,7 +20,7 @@ CHECKERS = nginx:nginx openssl:openssl promtool:prometheus systemd-analyze:syste
 COMPILER = gcc:gcc+libc6-dev
 BROWSER = chromium|chromium-browser|google-chrome:chromium node:nodejs npm:npm
 
-.PHONY: help run build test check check-deploy e2e tools go clean
+.PHONY: help run build image test check check-deploy e2e tools go clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -31,6 +32,9 @@ run: go
 
 build: go
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/taskflow .
+
+image:
+	docker build --build-arg VERSION=$(VERSION) --tag taskflow:$(VERSION) --tag taskflow:latest .
 
 # A whole run that passes leaves the record of every request and answer, for e2e.
 test: go

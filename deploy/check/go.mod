@@ -2,7 +2,10 @@ module taskflow/deploy/check
 
 go 1.26.0
 
-require github.com/moby/buildkit v0.31.2
+require (
+	github.com/moby/buildkit v0.31.2
+	github.com/moby/patternmatcher v0.6.1
+)
 
 require (
 	github.com/agext/levenshtein v1.2.3 // indirect
