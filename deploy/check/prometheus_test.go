@@ -8,7 +8,6 @@ import (
 	"io"
 	"math"
 	"mime/multipart"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -88,17 +87,6 @@ func started(t *testing.T, env []string, name string, args ...string) {
 			t.Logf("%s said:\n%s", filepath.Base(name), text[max(0, len(text)-4000):])
 		}
 	})
-}
-
-// freeAddress is one on this machine where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // within waits until something holds.
