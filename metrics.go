@@ -162,8 +162,8 @@ func formatValue(v float64) string {
 	return strconv.FormatFloat(v, 'g', -1, 64)
 }
 
-// flag01 is 1 for true.
-func flag01(is bool) float64 {
+// oneIf is 1 for true.
+func oneIf(is bool) float64 {
 	if is {
 		return 1
 	}

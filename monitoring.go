@@ -47,7 +47,8 @@ func (s *server) metricsHandler() http.Handler {
 	return mux
 }
 
-// metrics is everything that this process tells. Names and labels are listed in docs/metrics.md.
+// metrics is everything that this process tells. Of what the database or Redis would have to say and do
+// not in time, there is nothing in it.
 func (s *server) metrics(ctx context.Context) []byte {
 	view, databaseUp := s.queueNow(ctx)
 	e := &exposition{text: make([]byte, 0, 64<<10)}
@@ -109,14 +110,14 @@ func (s *server) writeTraffic(e *exposition) {
 	}
 	e.one("taskflow_wrong_passwords_total", "counter", "Passwords and second factors that were wrong, at sign-in and where they are asked for again.", float64(s.guesses.wrong.Load()))
 	e.one("taskflow_slowed_sign_ins_total", "counter", "Sign-ins that were made to wait, as their account is being guessed.", float64(s.guesses.slowed.Load()))
-	e.one("taskflow_password_hashes_waiting", "gauge", "Passwords that wait for a processor to be hashed.", float64(s.waiting.Load()))
-	e.one("taskflow_stopping", "gauge", "1 from the moment the process is asked to stop.", flag01(s.stopping.Load()))
+	e.one("taskflow_password_hashes_waiting", "gauge", "Passwords being hashed, and those that wait for a processor.", float64(s.waiting.Load()))
+	e.one("taskflow_stopping", "gauge", "1 from the moment the process is asked to stop.", oneIf(s.stopping.Load()))
 }
 
 // writeDatabase writes how this process gets on with PostgreSQL.
 func (s *server) writeDatabase(e *exposition, up bool) {
 	pool := s.db.pool.Stat()
-	e.one("taskflow_database_up", "gauge", "1 if the database answered this scrape in time.", flag01(up))
+	e.one("taskflow_database_up", "gauge", "1 if the database answered this scrape in time.", oneIf(up))
 	e.family("taskflow_database_connections", "gauge", "Connections of the pool, by state.")
 	e.sample(float64(pool.AcquiredConns()), "state", "acquired")
 	e.sample(float64(pool.IdleConns()), "state", "idle")
@@ -137,7 +138,7 @@ func (s *server) writeCache(e *exposition) {
 	e.one("taskflow_redis_commands_total", "counter", "Commands sent to Redis, scripts as one.", float64(s.redised.commands.Load()))
 	e.one("taskflow_redis_errors_total", "counter", "Commands that failed.", float64(s.redised.failures.Load()))
 	if l := s.guesses.pair; l != nil {
-		e.one("taskflow_limits_alone", "gauge", "1 while each process limits callers by itself, as Redis does not answer.", flag01(l.away.Load() != 0))
+		e.one("taskflow_limits_alone", "gauge", "1 while each process limits callers by itself, as Redis does not answer.", oneIf(l.away.Load() != 0))
 	}
 	if s.cache == nil {
 		return
@@ -156,16 +157,16 @@ func (s *server) writeCache(e *exposition) {
 	e.one("taskflow_cache_kept_entries", "gauge", "Entries in this process.", float64(kept))
 	e.one("taskflow_cache_kept_bytes", "gauge", "Bytes that they take.", float64(size))
 	st, now := s.cache.lease.now(), time.Now()
-	e.one("taskflow_cache_trusted", "gauge", "1 while the cache is read; 0 while all comes from the database.", flag01(st.trusted(now)))
-	e.one("taskflow_cache_alone", "gauge", "1 while no other process shares the cache.", flag01(st.alone))
-	e.one("taskflow_cache_lease_held", "gauge", "1 while others count on this process to hear of its writes.", flag01(st.held(now)))
+	e.one("taskflow_cache_trusted", "gauge", "1 while the cache is read; 0 while all comes from the database.", oneIf(st.trusted(now)))
+	e.one("taskflow_cache_alone", "gauge", "1 while no other process shares the cache.", oneIf(st.alone))
+	e.one("taskflow_cache_lease_held", "gauge", "1 while others count on this process to hear of its writes.", oneIf(st.held(now)))
 	e.one("taskflow_cache_beat_failures", "gauge", "Beats to Redis that failed since the last good one.", float64(st.failures))
 }
 
 // writeQueue writes the queue, as Redis and the database have it: the same on every process.
 func (s *server) writeQueue(e *exposition, view queueView, databaseUp bool) {
 	name := s.outbox.queue.name
-	e.one("taskflow_redis_up", "gauge", "1 if the queue's Redis answered this scrape in time.", flag01(view.Reachable))
+	e.one("taskflow_redis_up", "gauge", "1 if the queue's Redis answered this scrape in time.", oneIf(view.Reachable))
 	if databaseUp {
 		e.family("taskflow_queue_jobs", "gauge", "Jobs in the database, by kind and state; counted up to a million.")
 		all := map[string]outboxState{otherKind: {}}
@@ -192,7 +193,7 @@ func (s *server) writeQueue(e *exposition, view queueView, databaseUp bool) {
 		e.family("taskflow_outbox_lag_seconds", "gauge", "For how long the oldest job that no worker holds has been due, by the database.")
 		e.sample(float64(view.OutboxLagMs)/1000, "queue", name)
 		e.family("taskflow_queue_paused", "gauge", "1 while an operator has the queue paused.")
-		e.sample(flag01(view.Paused), "queue", name)
+		e.sample(oneIf(view.Paused), "queue", name)
 	}
 	if databaseUp || view.Reachable {
 		e.family("taskflow_queue_oldest_ready_seconds", "gauge", "Age of the job that waits longest for a worker.")
@@ -203,7 +204,10 @@ func (s *server) writeQueue(e *exposition, view queueView, databaseUp bool) {
 		e.sample(float64(len(view.Workers)), "queue", name)
 	}
 	e.one("taskflow_outbox_pushed_again_total", "counter", "Jobs that this process found missing in Redis and pushed again.", float64(s.outbox.pushedAgain.Load()))
-	e.one("taskflow_outbox_pushing", "gauge", "Jobs on their way to Redis.", float64(s.outbox.backlog.Load()))
+	s.outbox.mu.Lock()
+	waiting := len(s.outbox.toPush)
+	s.outbox.mu.Unlock()
+	e.one("taskflow_outbox_pushing", "gauge", "Jobs of this process that wait to be handed to Redis.", float64(waiting))
 }
 
 // oldestReady is how long the job that waits longest has been waiting: as Redis hands jobs out, or
