@@ -61,12 +61,14 @@ const knownNetworkSQL = `
 
 // allowed refuses where too much has been guessed.
 func (g *guess) allowed() error {
-	for _, of := range []struct {
-		*limiter
-		key limitKey
-	}{{g.s.guesses.pair, g.pair}, {g.s.guesses.network, g.network}} {
-		if a := of.look(of.key); !a.ok {
-			of.refused.Add(1)
+	pair, network := g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)
+	if !pair.ok {
+		g.s.guesses.pair.refused.Add(1)
+	} else if !network.ok {
+		g.s.guesses.network.refused.Add(1)
+	}
+	for _, a := range []allowance{pair, network} {
+		if !a.ok {
 			wait := seconds(a.wait)
 			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" s.").with("Retry-After", wait)
 		}
