@@ -375,9 +375,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	failed := make(chan error, 1)
 	go func() {
 		if web.TLSConfig != nil {
-			failed <- web.ServeTLS(listener, "", "")
+			failed <- web.ServeTLS(fairListener{listener}, "", "")
 		} else {
-			failed <- web.Serve(listener)
+			failed <- web.Serve(fairListener{listener})
 		}
 	}()
 	log.Info("serving", "address", listener.Addr().String(), "role", cfg.role, "version", version)
@@ -401,6 +401,15 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	stopWorking()
 	err = s.stop(web)
 	return errors.Join(err, <-worked)
+}
+
+// fairListener lets all that can run do so before it accepts a connection. So thousands that come at
+// once wait in the kernel's line, not before everybody else's requests.
+type fairListener struct{ net.Listener }
+
+func (l fairListener) Accept() (net.Conn, error) {
+	runtime.Gosched()
+	return l.Listener.Accept()
 }
 
 // newWeb is the HTTP server of a handler, with its limits.
