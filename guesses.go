@@ -37,15 +37,20 @@ func (s *server) guess(r *http.Request, email string) (*guess, error) {
 	if err := g.allowed(); err != nil {
 		return nil, err
 	}
-	if s.guesses.account.look(g.account).ok {
-		return g, nil
+	if !s.guesses.account.look(g.account).ok {
+		known, err := queryValue[bool](r.Context(), s.db, knownNetworkSQL, email, network)
+		if err != nil {
+			return nil, err
+		}
+		if !known {
+			sleep(r.Context(), guessDelay)
+		}
 	}
-	known, err := queryValue[bool](r.Context(), s.db, knownNetworkSQL, email, network)
-	if err == nil && !known {
-		sleep(r.Context(), guessDelay)
-	}
-	return g, err
+	return g, s.hashPlace() // after the delay, which would keep places from others
 }
+
+// end lets somebody else try.
+func (g *guess) end() { g.s.waiting.Add(-1) }
 
 // knownNetworkSQL tells whether an account has a session from a network.
 const knownNetworkSQL = `
@@ -105,6 +110,7 @@ func (s *server) confirmPassword(r *http.Request, password string) (storedPasswo
 	if err != nil {
 		return stored, err
 	}
+	defer guess.end()
 	right, err := guess.check(r.Context(), stored.PasswordHash, password)
 	if err == nil && !right {
 		err = newProblem("wrong_password", "")
