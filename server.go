@@ -25,6 +25,7 @@ type server struct {
 	mail     *mailer
 	egress   *egress
 	blobs    blobStore // what files hold
+	uploads  seats     // of files that are coming in
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
