@@ -49,7 +49,8 @@ func (s *server) front(mux http.Handler) http.Handler {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		id := requestID(r)
-		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		t := newTrace(id, r.Header["Traceparent"])
+		r = r.WithContext(withTrace(r.Context(), t))
 		if s.config.timing {
 			rec.timing = &timing{began: start}
 			r = r.WithContext(context.WithValue(r.Context(), timingKey{}, rec.timing))
@@ -69,7 +70,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 			header.Set("Connection", "close")
 		}
 		defer func() {
-			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),
+			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("traceId", t.traceID()), slog.String("method", r.Method),
 				slog.String("path", loggedPath(r, rec.route)), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
 				slog.Float64("ms", float64(time.Since(start).Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
@@ -77,7 +78,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 			if p := recover(); p == http.ErrAbortHandler {
 				panic(p)
 			} else if p != nil {
-				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
+				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id, "traceId", t.traceID())
 				s.fail(rec, r, errors.New("panic"))
 			}
 		}()

@@ -83,7 +83,7 @@ func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 // fail answers an error: a problem as it is, anything else as one that tells nothing, after logging it.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok && rec.status != 0 {
-		s.log.Warn("answer cut short", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		s.log.Warn("answer cut short", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()), "traceId", traceOf(r.Context()).traceID())
 		panic(http.ErrAbortHandler) // the answer has begun; the connection's end is all the client can be told
 	}
 	p, ok := errors.AsType[*problem](err)
@@ -101,7 +101,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		case busy || storage != nil || errors.Is(err, context.DeadlineExceeded):
 			level, code = slog.LevelWarn, "unavailable"
 		}
-		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()), "traceId", traceOf(r.Context()).traceID())
 		p = newProblem(code, "")
 	}
 	answer := *p

@@ -23,7 +23,6 @@
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
-//	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	deliveries.go what webhooks are sent, until it has arrived
 //	webhooks.go  addresses that a project's changes are sent to
@@ -84,9 +83,11 @@
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
+//	masking.go   hiding secrets from who looks after the service
 //	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL
 //	ids.go       ids and times
+//	trace.go     what a request or a job is a part of
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
 //	config.go    settings

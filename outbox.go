@@ -90,7 +90,7 @@ type newJob struct {
 	priority int       // 0–3
 	runAt    time.Time // zero for at once
 	unique   string    // while a job with this key lives, no other is made
-	trace    string    // request id of the cause
+	trace    string    // the cause's, as trace.carried has it; or ""
 }
 
 const (
@@ -211,6 +211,7 @@ func (o *outbox) runJob(ctx context.Context, j job, end func(ending)) {
 		}
 		j.Payload = []byte(payload)
 	}
+	ctx = withTrace(ctx, carriedTrace(j.Trace))
 	effect := &pgx.Batch{}
 	err := kind.run(ctx, j, effect)
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errLeaseLost) || errors.Is(cause, errStopping)) {
@@ -238,6 +239,10 @@ func (o *outbox) finish(j job, c completion, end func(ending)) {
 	if err != nil {
 		o.failJob(j, err, end)
 		return
+	}
+	if o.log.Enabled(ctx, slog.LevelDebug) {
+		t := carriedTrace(j.Trace)
+		o.log.Debug("job done", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "requestId", t.request, "traceId", t.traceID())
 	}
 	if ended := o.kinds[j.Kind].ended; ended != nil {
 		ended()
@@ -308,7 +313,8 @@ func (o *outbox) failJob(j job, err error, end func(ending)) {
 	case dead:
 		e.mode = "dead"
 	}
-	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", j.Trace)
+	t := carriedTrace(j.Trace)
+	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", t.request, "traceId", t.traceID())
 	end(e)
 }
 

@@ -92,10 +92,7 @@ func (c caller) seesAll() bool { return c.Role == globalManager || c.Role == glo
 
 type contextKey int
 
-const (
-	callerKey contextKey = iota
-	requestKey
-)
+const callerKey contextKey = iota
 
 // callerOf is the signed-in user of a request; the route table makes sure that there is one.
 func callerOf(ctx context.Context) caller {
@@ -108,10 +105,4 @@ func callerOf(ctx context.Context) caller {
 
 func withCaller(ctx context.Context, c caller) context.Context {
 	return context.WithValue(ctx, callerKey, &c)
-}
-
-// requestOf is the request's id, for logs and problems.
-func requestOf(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey).(string)
-	return id
 }
