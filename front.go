@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -79,7 +78,9 @@ func (s *server) front(mux http.Handler) http.Handler {
 				panic(p)
 			} else if p != nil {
 				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id, "traceId", t.traceID())
-				s.fail(rec, r, errors.New("panic"))
+				s.reports.tell(report{level: "error", kind: panicType(p), text: fmt.Sprint(p), by: "panic", place: rec.route, frames: panicFrames(), user: rec.caller(), trace: t,
+					tags: map[string]string{"requestId": id, "status": "500"}})
+				s.fail(rec, r, errPanicked)
 			}
 		}()
 		shared := s.shareWith(header, r)

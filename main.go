@@ -75,6 +75,7 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	sentry.go    telling a collector of errors what went wrong
 //	hub.go       the change log for those who listen to it
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
@@ -297,6 +298,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 		egress:   newEgress(cfg.hookNetworks),
 		blobs:    folder{cfg.storageDir},
+		reports:  newReporter(cfg, log),
 	}
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
@@ -319,6 +321,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
+	s.outbox.reports = s.reports
 	return s, nil
 }
 
@@ -340,6 +343,7 @@ func (s *server) close() {
 	s.db.pool.Close()
 	s.cache.close()
 	s.redis.Close()
+	s.reports.close()
 }
 
 // serve is the life of a process: migrate, listen, and stop when ctx ends. ready is called with

@@ -25,6 +25,7 @@ type server struct {
 	mail     *mailer
 	egress   *egress
 	blobs    blobStore // what files hold
+	reports  *reporter // of what went wrong; nil: to nobody
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
