@@ -304,7 +304,7 @@ func (c *config) readBucket(u *url.URL) bool {
 
 var (
 	collectorKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-	projectPath  = regexp.MustCompile(`^((?:/[A-Za-z0-9._~-]+)*)/([0-9]{1,20})$`)
+	projectPath  = regexp.MustCompile(`^((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/([0-9]{1,20})$`)
 )
 
 // readCollector reads where errors are told: a DSN of Sentry, or of what speaks its language
@@ -315,13 +315,13 @@ func (c *config) readCollector(env *settings) {
 		return
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || strings.ContainsAny(text, "?#%") ||
-		!collectorKey.MatchString(u.User.Username()) || !projectPath.MatchString(u.Path) {
-		env.wrong("SENTRY_DSN", "must be a DSN such as https://key@sentry.example.org/42, as the collector shows it")
-		return
+	ok := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && !strings.HasSuffix(u.Host, ":") && !strings.ContainsAny(text, "?#%") &&
+		collectorKey.MatchString(u.User.Username()) && projectPath.MatchString(u.Path)
+	if ok {
+		_, err = strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
 	}
-	if _, err := strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16); err != nil {
-		env.wrong("SENTRY_DSN", "must have a port from 0 to 65535, or none")
+	if !ok || err != nil {
+		env.wrong("SENTRY_DSN", "must be a DSN such as https://key@sentry.example.org/42, as the collector shows it")
 		return
 	}
 	part := projectPath.FindStringSubmatch(u.Path)

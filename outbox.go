@@ -334,7 +334,7 @@ func (o *outbox) report(j job, err error, t *trace, dead bool) {
 		tags: map[string]string{"kind": j.Kind, "queue": o.queue.name, "job": j.ID, "attempt": strconv.Itoa(j.Attempt), "dead": strconv.FormatBool(dead), "requestId": t.request},
 	}
 	if panicked != nil {
-		e.kind, e.by, e.frames = panicType(panicked.value), "panic", panicked.frames
+		e.kind, e.text, e.by, e.frames = panicType(panicked.value), fmt.Sprint(panicked.value), "panic", panicked.frames
 	}
 	o.reports.tell(e)
 }

@@ -266,6 +266,9 @@ func pauseOf(resp *http.Response) (pause time.Duration) {
 
 // untilAfter is a number of seconds, within what a collector is believed.
 func untilAfter(seconds float64) time.Duration {
+	if !(seconds > 0) { // also what is no number
+		return 0
+	}
 	return time.Duration(min(seconds, longestPause.Seconds()) * float64(time.Second))
 }
 
