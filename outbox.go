@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -50,7 +49,9 @@ type outbox struct {
 	slots       map[string]chan struct{} // of kinds with a limit
 	completions *batcher[completion]
 	pushing     sync.WaitGroup
-	backlog     atomic.Int64 // pushes under way
+	mu          sync.Mutex
+	toPush      []job // by push, which runs while it is busy
+	busy        bool
 	snapshot    snapshot
 	lookWait    time.Duration // lookPatience, but in tests
 }
@@ -131,23 +132,44 @@ func queueJob(b *pgx.Batch, n newJob) (job, error) {
 	return j, nil
 }
 
-// pushSoon hands committed jobs to Redis without making the caller wait. If Redis does not answer
-// they are not lost: the relay finds them.
+// pushSoon hands committed jobs to Redis without making the caller wait. What Redis does not take is
+// not lost: the relay finds it.
 func (o *outbox) pushSoon(jobs ...job) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, j := range jobs {
 		if len(j.Payload) > maxPayload {
 			j.Payload = nil // the worker reads it from the row
 		}
-		if o.backlog.Add(1) > maxPushing {
-			o.backlog.Add(-1)
-			continue
+		if err := o.queue.check(j); err != nil {
+			o.log.Error("push", "error", err)
+		} else if len(o.toPush) < maxPushing {
+			o.toPush = append(o.toPush, j)
 		}
-		o.pushing.Go(func() {
-			defer o.backlog.Add(-1)
-			if err := o.queue.push(context.Background(), j); err != nil {
-				o.log.Debug("push left to the relay", "job", j.ID, "error", err)
+	}
+	if len(o.toPush) > 0 && !o.busy {
+		o.busy = true
+		o.pushing.Go(o.push)
+	}
+}
+
+// push pushes until nothing waits for it; what comes meanwhile goes in one batch.
+func (o *outbox) push() {
+	for {
+		o.mu.Lock()
+		jobs := o.toPush
+		o.toPush = nil
+		o.busy = len(jobs) > 0
+		o.mu.Unlock()
+		if len(jobs) == 0 {
+			return
+		}
+		for chunk := range slices.Chunk(jobs, maxBatch) {
+			if err := o.queue.pushAll(context.Background(), chunk); err != nil {
+				o.log.Debug("push left to the relay", "jobs", len(jobs), "error", err)
+				break
 			}
-		})
+		}
 	}
 }
 
