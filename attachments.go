@@ -320,7 +320,7 @@ func (s *server) discard(ctx context.Context, key string) {
 		err = s.removeBlobs(ctx, key)
 	}
 	if err != nil {
-		s.log.Warn("what an upload has left is left to the cleanup", "error", err, "requestId", requestOf(ctx))
+		s.log.Warn("what an upload has left is left to the cleanup", "error", err, "requestId", requestOf(ctx), "traceId", traceOf(ctx).traceID())
 	}
 }
 

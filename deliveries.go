@@ -56,8 +56,8 @@ const (
 		FROM webhooks w JOIN projects p ON p.id = w.project_id
 		WHERE w.active AND w.seq < p.seq LIMIT $2 FOR UPDATE OF w),
 	made AS (
-		INSERT INTO deliveries (id, webhook_id, kind, body)
-		SELECT uuid_v7(), b.id, e.kind, json_build_object('type', e.kind,
+		INSERT INTO deliveries (id, webhook_id, kind, trace, body)
+		SELECT uuid_v7(), b.id, e.kind, e.trace, json_build_object('type', e.kind,
 			'timestamp', to_char(e.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 			'data', json_build_object('project', json_build_object('id', b.project_id, 'key', b.key), 'seq', e.seq,
 				'actorId', e.actor, 'subjectId', e.subject, 'changes', e.changes))
@@ -88,15 +88,15 @@ const (
 		LEFT JOIN (SELECT host, trouble, sum(n) AS n FROM sending GROUP BY host, trouble) s ON s.host = d.host AND s.trouble = d.trouble
 		WHERE d.place + coalesce(s.n, 0) <= CASE WHEN d.trouble THEN $5::bigint ELSE $4::bigint END ORDER BY d.next_at LIMIT $2),
 	started AS (
-		UPDATE deliveries d SET state = 'sending', job_id = uuid_v7() FROM fit WHERE d.id = fit.id AND d.state = 'waiting' RETURNING d.id, d.job_id)
-	INSERT INTO jobs (id, kind, priority, payload)
-	SELECT job_id, 'webhook.deliver', $3, jsonb_build_object('deliveryId', id) FROM started RETURNING id::text, payload::text`
+		UPDATE deliveries d SET state = 'sending', job_id = uuid_v7() FROM fit WHERE d.id = fit.id AND d.state = 'waiting' RETURNING d.id, d.job_id, d.trace)
+	INSERT INTO jobs (id, kind, priority, payload, trace)
+	SELECT job_id, 'webhook.deliver', $3, jsonb_build_object('deliveryId', id), coalesce('/' || encode(trace, 'hex'), '') FROM started RETURNING id::text, payload::text, trace`
 	hostOfWebhook = `rtrim(substring(lower(w.url) FROM '^https?://(\[[^]]*\]|[^/?#:]*)'), '.')` // with all its ports
 	inTrouble     = `(w.failing_since IS NOT NULL OR w.slow)`
 )
 
 // startedDelivery is a job as the database made it.
-type startedDelivery struct{ ID, Payload string }
+type startedDelivery struct{ ID, Payload, Trace string }
 
 // startDeliveries makes deliveries of what happened and jobs of what is due, and tells how soon to look
 // again if there is reason to. Processes take turns at it.
@@ -115,7 +115,7 @@ func (s *server) startDeliveries(ctx context.Context) (pause time.Duration, err 
 	}
 	jobs := make([]job, len(started))
 	for i, d := range started {
-		jobs[i] = job{ID: d.ID, Kind: "webhook.deliver", Priority: normalPriority, Payload: []byte(d.Payload)}
+		jobs[i] = job{ID: d.ID, Kind: "webhook.deliver", Priority: normalPriority, Trace: d.Trace, Payload: []byte(d.Payload)}
 	}
 	s.outbox.pushSoon(jobs...)
 	switch {
@@ -239,7 +239,7 @@ func (s *server) runDeliver(ctx context.Context, j job, effect *pgx.Batch) error
 		return nil
 	}
 	began := time.Now()
-	got, err := s.egress.post(ctx, a.URL, a.header(p.DeliveryID.String(), began), []byte(a.Body))
+	got, err := s.egress.post(ctx, a.URL, a.header(p.DeliveryID.String(), began, traceOf(ctx)), []byte(a.Body))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -248,13 +248,13 @@ func (s *server) runDeliver(ctx context.Context, j job, effect *pgx.Batch) error
 }
 
 // header is what a request has besides its body.
-func (a attempt) header(id string, at time.Time) http.Header {
+func (a attempt) header(id string, at time.Time, t *trace) http.Header {
 	keys := [][]byte{a.Key}
 	if a.OldKey != nil {
 		keys = append(keys, a.OldKey)
 	}
 	return http.Header{
-		"Content-Type": {"application/json"}, "User-Agent": {"TaskFlow-Webhooks"},
+		"Content-Type": {"application/json"}, "User-Agent": {"TaskFlow-Webhooks"}, "Traceparent": {t.traceparent()},
 		"Webhook-Id": {id}, "Webhook-Timestamp": {strconv.FormatInt(at.Unix(), 10)}, "Webhook-Signature": {signatures(id, at, []byte(a.Body), keys...)},
 	}
 }

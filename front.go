@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -49,7 +48,8 @@ func (s *server) front(mux http.Handler) http.Handler {
 		start := time.Now()
 		rec := &recorder{ResponseWriter: w}
 		id := requestID(r)
-		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		t := newTrace(id, r.Header["Traceparent"])
+		r = r.WithContext(withTrace(r.Context(), t))
 		if s.config.timing {
 			rec.timing = &timing{began: start}
 			r = r.WithContext(context.WithValue(r.Context(), timingKey{}, rec.timing))
@@ -69,7 +69,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 			header.Set("Connection", "close")
 		}
 		defer func() {
-			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),
+			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("traceId", t.traceID()), slog.String("method", r.Method),
 				slog.String("path", loggedPath(r, rec.route)), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
 				slog.Float64("ms", float64(time.Since(start).Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
@@ -77,8 +77,10 @@ func (s *server) front(mux http.Handler) http.Handler {
 			if p := recover(); p == http.ErrAbortHandler {
 				panic(p)
 			} else if p != nil {
-				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
-				s.fail(rec, r, errors.New("panic"))
+				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id, "traceId", t.traceID())
+				s.reports.tell(report{level: "error", kind: panicType(p), text: fmt.Sprint(p), by: "panic", place: rec.route, frames: panicFrames(), user: rec.caller(), trace: t,
+					tags: map[string]string{"requestId": id, "status": "500"}})
+				s.fail(rec, r, errPanicked)
 			}
 		}()
 		shared := s.shareWith(header, r)

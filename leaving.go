@@ -244,6 +244,7 @@ func (s *server) handleDeleteMe(w http.ResponseWriter, r *http.Request) error {
 	}
 	me := stored.ID
 	b := &pgx.Batch{}
+	b.Queue(setTraceSQL, traceOf(r.Context()).mark())
 	b.Queue(lockHomesSQL, me)
 	b.Queue(lockAdminsSQL)
 	b.Queue(anonymiseSQL, me, stored.PasswordHash)

@@ -23,7 +23,6 @@
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
-//	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	deliveries.go what webhooks are sent, until it has arrived
 //	webhooks.go  addresses that a project's changes are sent to
@@ -76,6 +75,7 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	sentry.go    telling a collector of errors what went wrong
 //	hub.go       the change log for those who listen to it
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
@@ -84,9 +84,11 @@
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
+//	masking.go   hiding secrets from who looks after the service
 //	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL
 //	ids.go       ids and times
+//	trace.go     what a request or a job is a part of
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
 //	config.go    settings
@@ -296,6 +298,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 		egress:   newEgress(cfg.hookNetworks),
 		blobs:    folder{cfg.storageDir},
+		reports:  newReporter(cfg, log),
 	}
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
@@ -318,6 +321,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
+	s.outbox.reports = s.reports
 	return s, nil
 }
 
@@ -339,6 +343,7 @@ func (s *server) close() {
 	s.db.pool.Close()
 	s.cache.close()
 	s.redis.Close()
+	s.reports.close()
 }
 
 // serve is the life of a process: migrate, listen, and stop when ctx ends. ready is called with

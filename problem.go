@@ -150,6 +150,14 @@ func printable(s string, most int) string {
 	return out.String()
 }
 
+// clip cuts a text to a number of bytes, at a whole character, and makes it valid UTF-8.
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "")
+}
+
 func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }
 
 // send writes the problem as the answer.

@@ -26,6 +26,7 @@ type server struct {
 	egress   *egress
 	blobs    blobStore // what files hold
 	uploads  seats     // of files that are coming in
+	reports  *reporter // of what went wrong; nil: to nobody
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
@@ -93,10 +94,7 @@ func (c caller) seesAll() bool { return c.Role == globalManager || c.Role == glo
 
 type contextKey int
 
-const (
-	callerKey contextKey = iota
-	requestKey
-)
+const callerKey contextKey = iota
 
 // callerOf is the signed-in user of a request; the route table makes sure that there is one.
 func callerOf(ctx context.Context) caller {
@@ -109,10 +107,4 @@ func callerOf(ctx context.Context) caller {
 
 func withCaller(ctx context.Context, c caller) context.Context {
 	return context.WithValue(ctx, callerKey, &c)
-}
-
-// requestOf is the request's id, for logs and problems.
-func requestOf(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey).(string)
-	return id
 }
