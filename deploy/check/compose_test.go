@@ -311,9 +311,9 @@ func contents(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// TestTheProgramTakesWhatComposeSets runs the program with the environment of each service, as its main
-// package judges it.
-func TestTheProgramTakesWhatComposeSets(t *testing.T) {
+// TestTheProgramTakesWhatItIsSet runs the program with the environment of each service of compose.yaml, and
+// with that of the unit.
+func TestTheProgramTakesWhatItIsSet(t *testing.T) {
 	dir := install(t)
 	project := loadCompose(t, dir)
 	known := settingNames(t)
@@ -339,11 +339,16 @@ func TestTheProgramTakesWhatComposeSets(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) { takes(t, program, env, command) })
 	}
+	command := strings.Fields(unit(t)["ExecStart"][0])
+	t.Run("unit", func(t *testing.T) {
+		takes(t, program, append(unitEnvironment(t), "MIGRATE=off", "LISTEN_ADDR=127.0.0.1:0"), command[1:])
+	})
 }
 
 // takes runs the program without its stores: it serves all the same, or says that it cannot migrate them.
 func takes(t *testing.T, program string, env, command []string) {
 	t.Helper()
+	t.Parallel()
 	cmd := exec.Command(program, command...)
 	cmd.Env = env
 	log, err := cmd.StderrPipe()
