@@ -51,7 +51,7 @@ func loadCompose(t *testing.T, dir string) *types.Project {
 	var warnings bytes.Buffer
 	logrus.SetOutput(&warnings)
 	defer logrus.SetOutput(os.Stderr)
-	options, err := cli.NewProjectOptions([]string{filepath.Join(dir, "compose.yaml")}, cli.WithWorkingDirectory(dir), cli.WithEnvFiles(), cli.WithDotEnv)
+	options, err := cli.NewProjectOptions(nil, cli.WithWorkingDirectory(dir), cli.WithDefaultConfigPath, cli.WithEnvFiles(), cli.WithDotEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -481,5 +481,30 @@ func TestComposeNginxConfigurationIsValid(t *testing.T) {
 	out, err = exec.Command(service.Entrypoint[0], args...).CombinedOutput()
 	if err != nil || bytes.Contains(out, []byte("[warn]")) {
 		t.Errorf("nginx %s: %v\n%s", args, err, out)
+	}
+}
+
+// TestComposeTakesTheGuidesOverride lays what docs/deploy.md has for compose.override.yaml over compose.yaml.
+func TestComposeTakesTheGuidesOverride(t *testing.T) {
+	dir := install(t)
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindSubmatch(read(t, "docs/deploy.md"))
+	if block == nil {
+		t.Fatal("docs/deploy.md has no YAML")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "compose.override.yaml"), block[1], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	project := loadCompose(t, dir)
+	known := settingNames(t)
+	for _, name := range []string{"api", "worker"} {
+		service := project.Services[name]
+		if len(service.Secrets) != 4 || service.Environment["MAIL_FROM"] == nil || service.Environment["JWT_SECRET_FILE"] == nil {
+			t.Errorf("%s has %v and the secrets %v, want those of both files", name, service.Environment, service.Secrets)
+		}
+		for setting := range service.Environment {
+			if !slices.Contains(known, strings.TrimSuffix(setting, "_FILE")) && setting != "GOMEMLIMIT" {
+				t.Errorf("%s: %s is no setting", name, setting)
+			}
+		}
 	}
 }
