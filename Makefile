@@ -1,7 +1,9 @@
 # make run     start TaskFlow with a private PostgreSQL and Redis; data in .taskflow
 # make build   bin/taskflow, one static binary
 # make test    all tests, on a PostgreSQL and a Redis of their own; ARGS='-run Task -v' for some
-# make check   format, vet, staticcheck, test
+# make check   format, vet, staticcheck, the files of deploy/, test
+# make check-deploy  Dockerfile, compose.yaml and deploy/, by the programs they are for
+# make image   taskflow:latest, by Docker
 # make e2e     what the tests saw against openapi.yaml, and the pages in a real browser
 # make bench   the API beside a bare net/http handler and pgbench; writes bench/RESULTS.md
 # make bench-queue  the job queue beside asynq, BullMQ and River; writes bench/QUEUE.md
@@ -14,10 +16,11 @@ RECORD = .exchanges.jsonl
 
 # program:package (or program|program:package+package), as Debian and Ubuntu name them
 SERVERS = initdb:postgresql redis-server:redis-server
+CHECKERS = nginx:nginx openssl:openssl promtool:prometheus systemd-analyze:systemd
 COMPILER = gcc:gcc+libc6-dev
 BROWSER = chromium|chromium-browser|google-chrome:chromium node:nodejs npm:npm
 
-.PHONY: help run build test check e2e tools go clean
+.PHONY: help run build image test check check-deploy e2e tools go clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +32,9 @@ run: go
 
 build: go
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/taskflow .
+
+image:
+	docker build --build-arg VERSION=$(VERSION) --tag taskflow:$(VERSION) --tag taskflow:latest .
 
 # A whole run that passes leaves the record of every request and answer, for e2e.
 test: go
@@ -48,14 +54,19 @@ check: go
 	@files=$$(gofmt -l .); [ -z "$$files" ] || { echo "gofmt -w is needed on:" $$files >&2; exit 1; }
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	@$(MAKE) --no-print-directory check-deploy ARGS=
 	@$(MAKE) --no-print-directory test ARGS=
+
+check-deploy: go
+	@$(call need,$(SERVERS) $(CHECKERS))
+	cd deploy/check && go test -count=1 -vet=off $(ARGS) ./... # vet would go through its large libraries too
 
 e2e: go $(RECORD)
 	@$(call need,$(BROWSER))
 	cd e2e && npm ci --no-audit --no-fund && TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD)' go test -count=1 -timeout 20m $(ARGS) ./...
 
 tools:
-	@$(call need,$(SERVERS) $(COMPILER) $(BROWSER))
+	@$(call need,$(SERVERS) $(COMPILER) $(CHECKERS) $(BROWSER))
 
 go:
 	@command -v go >/dev/null || { echo "Go is missing: install Go 1.26 or newer from https://go.dev/dl" >&2; exit 1; }
