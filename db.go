@@ -482,16 +482,36 @@ func afterCommit(ctx context.Context, do func(context.Context)) {
 	do(ctx)
 }
 
+// setTraceSQL has the changes of the rest of a transaction noted as a part of a trace: a mark, or "" for none.
+const setTraceSQL = `SELECT set_config('taskflow.trace', $1, true)`
+
+// traced has a batch note what its changes are a part of, as setTraceSQL does. That goes along with the gate
+// through which a write enters a project, since a statement of its own would cost every write.
+func traced(ctx context.Context, b *pgx.Batch) *pgx.Batch {
+	t := traceOf(ctx)
+	if t == nil {
+		return b
+	}
+	for _, q := range b.QueuedQueries[:b.Len()-1] { // the last one's rows are read
+		if gate, ok := strings.CutPrefix(q.SQL, "SELECT enter_"); ok {
+			q.SQL = "SELECT set_config('taskflow.trace', $" + strconv.Itoa(len(q.Arguments)+1) + ", true), enter_" + gate
+			q.Arguments = append(slices.Clone(q.Arguments), t.mark())
+			break
+		}
+	}
+	return b
+}
+
 // undoable sends an unsent copy of a batch. In a transaction that goes on it is one part, which is
 // undone alone when it fails.
 func undoable(ctx context.Context, b *pgx.Batch, send func(*pgx.Batch) error) error {
 	held := heldOf(ctx)
 	if held == nil {
-		return send(unsent(b))
+		return send(traced(ctx, unsent(b)))
 	}
 	part := &pgx.Batch{}
 	part.Queue("SAVEPOINT part")
-	part.QueuedQueries = append(part.QueuedQueries, unsent(b).QueuedQueries...)
+	part.QueuedQueries = append(part.QueuedQueries, traced(ctx, unsent(b)).QueuedQueries...)
 	err := send(part)
 	if err != nil {
 		held.conn.Exec(ctx, "ROLLBACK TO SAVEPOINT part") // where that fails too, so does the whole

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -50,7 +49,8 @@ func (s *server) front(mux http.Handler) http.Handler {
 		s.traffic.inFlight.Add(1)
 		rec := &recorder{ResponseWriter: w}
 		id := requestID(r)
-		r = r.WithContext(context.WithValue(r.Context(), requestKey, id))
+		t := newTrace(id, r.Header["Traceparent"])
+		r = r.WithContext(withTrace(r.Context(), t))
 		if s.config.timing {
 			rec.timing = &timing{began: start}
 			r = r.WithContext(context.WithValue(r.Context(), timingKey{}, rec.timing))
@@ -72,7 +72,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 		defer func() {
 			took := time.Since(start)
 			s.traffic.end(rec.seen, r.Method, rec.status, took)
-			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("method", r.Method),
+			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("traceId", t.traceID()), slog.String("method", r.Method),
 				slog.String("path", loggedPath(r, rec.route)), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
 				slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
@@ -81,8 +81,10 @@ func (s *server) front(mux http.Handler) http.Handler {
 				panic(p)
 			} else if p != nil {
 				s.traffic.panics.Add(1)
-				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id)
-				s.fail(rec, r, errors.New("panic"))
+				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id, "traceId", t.traceID())
+				s.reports.tell(report{level: "error", kind: panicType(p), text: fmt.Sprint(p), by: "panic", place: rec.route, frames: panicFrames(), user: rec.caller(), trace: t,
+					tags: map[string]string{"requestId": id, "status": "500"}})
+				s.fail(rec, r, errPanicked)
 			}
 		}()
 		shared := s.shareWith(header, r)

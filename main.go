@@ -25,7 +25,6 @@
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
-//	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	deliveries.go what webhooks are sent, until it has arrived
 //	webhooks.go  addresses that a project's changes are sent to
@@ -79,6 +78,7 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	sentry.go    telling a collector of errors what went wrong
 //	hub.go       the change log for those who listen to it
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
@@ -87,9 +87,11 @@
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
+//	masking.go   hiding secrets from who looks after the service
 //	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL
 //	ids.go       ids and times
+//	trace.go     what a request or a job is a part of
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
 //	process.go   what the system and the Go runtime know of this process
@@ -301,6 +303,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 		egress:   newEgress(cfg.hookNetworks),
 		blobs:    folder{cfg.storageDir},
+		reports:  newReporter(cfg, log),
 	}
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
@@ -326,6 +329,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
+	s.outbox.reports = s.reports
 	return s, nil
 }
 
@@ -347,6 +351,7 @@ func (s *server) close() {
 	s.db.pool.Close()
 	s.cache.close()
 	s.redis.Close()
+	s.reports.close()
 }
 
 // serve is the life of a process: migrate, listen, and stop when ctx ends. ready is called with
@@ -389,9 +394,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	failed := make(chan error, 1)
 	go func() {
 		if web.TLSConfig != nil {
-			failed <- web.ServeTLS(listener, "", "")
+			failed <- web.ServeTLS(fairListener{listener}, "", "")
 		} else {
-			failed <- web.Serve(listener)
+			failed <- web.Serve(fairListener{listener})
 		}
 	}()
 	log.Info("serving", "address", listener.Addr().String(), "role", cfg.role, "version", version)
@@ -445,6 +450,15 @@ func (s *server) serveMetrics() (end func(), err error) {
 		web.Close()
 		<-through
 	}, nil
+}
+
+// fairListener lets all that can run do so before it accepts a connection. So thousands that come at
+// once wait in the kernel's line, not before everybody else's requests.
+type fairListener struct{ net.Listener }
+
+func (l fairListener) Accept() (net.Conn, error) {
+	runtime.Gosched()
+	return l.Listener.Accept()
 }
 
 // newWeb is the HTTP server of a handler, with its limits.

@@ -102,6 +102,11 @@ func (s *server) writeTraffic(e *exposition) {
 	e.family("taskflow_panics_total", "counter", "Panics of handlers; each is a bug.")
 	e.sample(float64(s.traffic.panics.Load()), "where", "request")
 	e.sample(float64(s.outbox.queue.runs.panics.Load()), "where", "job")
+	lost := int64(0)
+	if s.reports != nil {
+		lost = s.reports.lost.Load()
+	}
+	e.one("taskflow_reports_lost_total", "counter", "Reports of errors that did not reach the collector.", float64(lost))
 	e.family("taskflow_rate_limited_total", "counter", "Requests refused because there were too many, by limit.")
 	for _, l := range []*limiter{s.requests, s.signIns, s.guesses.pair, s.guesses.network} {
 		if l != nil {
@@ -258,6 +263,6 @@ func (s *server) writeOutside(e *exposition) {
 	e.sample(float64(hooks.failed.Load()), "outcome", "failed")
 	e.family("taskflow_webhook_attempt_seconds", "histogram", "How long such attempts took.")
 	e.times(hooks.took)
-	e.one("taskflow_uploads_total", "counter", "Files taken in.", float64(s.uploads.files.Load()))
-	e.one("taskflow_upload_bytes_total", "counter", "Bytes of them.", float64(s.uploads.bytes.Load()))
+	e.one("taskflow_uploads_total", "counter", "Files taken in.", float64(s.intakes.files.Load()))
+	e.one("taskflow_upload_bytes_total", "counter", "Bytes of them.", float64(s.intakes.bytes.Load()))
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type outbox struct {
 	db          *database
 	queue       *queue
 	log         *slog.Logger
+	reports     *reporter // of jobs that panic or are given up; nil: to nobody
 	kinds       map[string]jobKind
 	slots       map[string]chan struct{} // of kinds with a limit
 	completions *batcher[completion]
@@ -94,7 +96,7 @@ type newJob struct {
 	priority int       // 0–3
 	runAt    time.Time // zero for at once
 	unique   string    // while a job with this key lives, no other is made
-	trace    string    // request id of the cause
+	trace    string    // the cause's, as trace.carried has it; or ""
 }
 
 const (
@@ -201,7 +203,9 @@ const (
 	UPDATE jobs SET attempts = attempts + 1, error = $2, run_at = clock_timestamp() + $3::interval,
 		dead_at = CASE WHEN $4 OR attempts + 1 >= $5 THEN clock_timestamp() END
 	WHERE id = $1 AND dead_at IS NULL RETURNING dead_at IS NOT NULL`
-	killJobsSQL = `UPDATE jobs SET dead_at = clock_timestamp(), error = $2 WHERE id = ANY ($1::text[]::uuid[]) AND dead_at IS NULL`
+	killJobsSQL = `
+	UPDATE jobs SET dead_at = clock_timestamp(), error = $2 WHERE id = ANY ($1::text[]::uuid[]) AND dead_at IS NULL
+	RETURNING id::text, kind, trace`
 )
 
 // runJob runs one job for the queue's worker: handler, then its end in the database, then Redis.
@@ -236,6 +240,7 @@ func (o *outbox) runJob(ctx context.Context, j job, end func(ending)) {
 		}
 		j.Payload = []byte(payload)
 	}
+	ctx = withTrace(ctx, carriedTrace(j.Trace))
 	effect := &pgx.Batch{}
 	err := kind.run(ctx, j, effect)
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errLeaseLost) || errors.Is(cause, errStopping)) {
@@ -263,6 +268,10 @@ func (o *outbox) finish(j job, c completion, end func(ending)) {
 	if err != nil {
 		o.failJob(j, err, end)
 		return
+	}
+	if o.log.Enabled(ctx, slog.LevelDebug) {
+		t := carriedTrace(j.Trace)
+		o.log.Debug("job done", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "requestId", t.request, "traceId", t.traceID())
 	}
 	if ended := o.kinds[j.Kind].ended; ended != nil {
 		ended()
@@ -333,8 +342,26 @@ func (o *outbox) failJob(j job, err error, end func(ending)) {
 	case dead:
 		e.mode = "dead"
 	}
-	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", j.Trace)
+	t := carriedTrace(j.Trace)
+	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", t.request, "traceId", t.traceID())
+	o.report(j, err, t, e.mode == "dead")
 	end(e)
+}
+
+// report tells of a job's failure if it is the last, or a panic.
+func (o *outbox) report(j job, err error, t *trace, dead bool) {
+	panicked, _ := errors.AsType[*panicError](err)
+	if !dead && panicked == nil {
+		return
+	}
+	e := report{
+		level: "error", kind: errorType(err), text: err.Error(), by: "job", place: j.Kind, trace: t,
+		tags: map[string]string{"kind": j.Kind, "queue": o.queue.name, "job": j.ID, "attempt": strconv.Itoa(j.Attempt), "dead": strconv.FormatBool(dead), "requestId": t.request},
+	}
+	if panicked != nil {
+		e.kind, e.text, e.by, e.frames = panicType(panicked.value), fmt.Sprint(panicked.value), "panic", panicked.frames
+	}
+	o.reports.tell(e)
 }
 
 // jobID is the id of a row.
@@ -499,10 +526,13 @@ func (o *outbox) buryPoisoned(ctx context.Context) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	b := &pgx.Batch{}
-	b.Queue(killJobsSQL, ids, "three worker processes died while they held this job")
-	if err := o.db.send(ctx, b); err != nil {
+	poison := errors.New("three worker processes died while they held this job")
+	killed, err := queryAll[struct{ ID, Kind, Trace string }](ctx, o.db, killJobsSQL, ids, poison.Error())
+	if err != nil {
 		return err
+	}
+	for _, k := range killed {
+		o.report(job{ID: k.ID, Kind: k.Kind, Attempt: 3}, poison, carriedTrace(k.Trace), true)
 	}
 	return o.queue.redis.LTrim(ctx, key, int64(len(ids)), -1).Err()
 }

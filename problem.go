@@ -86,6 +86,7 @@ var problemCodes = map[string]struct {
 	"rate_limited":           {429, "Too many requests", "Wait for the time in Retry-After; RateLimit tells how many requests are left."},
 	"unavailable":            {503, "Temporarily unavailable", "Try again after the time in Retry-After. After a change that was under way, look first: it may have been made."},
 	"storage_full":           {507, "Storage full", "The installation has no room for files left. Nothing was lost; tell its operator."},
+	"too_many_uploads":       {429, "Too many uploads", "Wait for one to end: one user has at most 6 at a time on one process."},
 	"too_many_streams":       {429, "Too many streams", "Close one that is not read any more: one user has at most 20 at a time on one process."},
 	"internal":               {500, "Internal error", "This is our fault; the request id helps to find it in the log."},
 }
@@ -147,6 +148,14 @@ func printable(s string, most int) string {
 		out.WriteRune(r)
 	}
 	return out.String()
+}
+
+// clip cuts a text to a number of bytes, at a whole character, and makes it valid UTF-8.
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }

@@ -27,8 +27,8 @@ const (
 type job struct {
 	ID       string
 	Kind     string
-	Priority int // 0–3, the lowest number first, at rates 8:4:2:1
-	Trace    string
+	Priority int       // 0–3, the lowest number first, at rates 8:4:2:1
+	Trace    string    // of the cause; see trace.carried
 	PushedAt time.Time // or due, if that is later
 	RunAt    time.Time // not before; zero for at once
 	Payload  []byte
