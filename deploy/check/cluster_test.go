@@ -413,7 +413,7 @@ func (c *cluster) rollUnderLoad(ada, bob, bobID, project string) {
 		tasks = append(tasks, c.want(201, 0, ada, "POST", "/api/v1/tasks", fmt.Sprintf(`{"projectId":"%s","title":"Load %d","assigneeId":"%s"}`, project, i, bobID))["id"].(string))
 	}
 	count := func() string {
-		return c.sql("primary", "SELECT count(*) || ' of ' || count(DISTINCT detail->>'commentId') FROM notifications WHERE kind = 'task.commented' AND user_id = '"+bobID+"'")
+		return c.sql("primary", "SELECT count(*) || ' of ' || count(DISTINCT detail->>'commentId') FROM notifications WHERE kind = 'comment.created' AND user_id = '"+bobID+"'")
 	}
 	var failed, done, made atomic.Int64
 	var first sync.Once
