@@ -20,6 +20,9 @@ const (
 	discardLimit = 30 * time.Second // for removing what an upload has left
 	cleanupChunk = 100
 
+	maxUploads       = 32 // at once in one process; one to a bucket takes 5 MiB of memory
+	maxUploadsOfUser = 6  // of them
+
 	thumbnailSide = 320 // pixels at most
 )
 
@@ -210,6 +213,7 @@ const (
 
 // handleCreateAttachment takes a file in. Who may not send one is refused before a byte of it is read, and
 // once more under the lock of the project when it is there: what was true before may take long to be over.
+// As a client may take hours, how many come in at once is limited, for each user and for the process.
 func (s *server) handleCreateAttachment(w http.ResponseWriter, r *http.Request) error {
 	task, err := s.taskID(r, "id")
 	if err != nil {
@@ -225,6 +229,14 @@ func (s *server) handleCreateAttachment(w http.ResponseWriter, r *http.Request) 
 	}
 	defer f.answerSoon()
 	me, key := callerOf(r.Context()).ID, rand.Text()
+	ended, his := s.uploads.take(me.String(), maxUploads, maxUploadsOfUser)
+	if his {
+		return newProblem("too_many_uploads", "").with("Retry-After", "10")
+	}
+	if ended == nil {
+		return newProblem("unavailable", "This process takes in as many files as it can at once.")
+	}
+	defer ended()
 	b := &pgx.Batch{}
 	b.Queue(enterTaskSQL, task, me, roleMember, nil)
 	b.Queue(reserveBlobSQL, key, false)
@@ -290,6 +302,8 @@ func (s *server) takeIn(r *http.Request, f *form, key string, taken int64, keep 
 	if err := f.end(); err != nil {
 		return err
 	}
+	s.intakes.files.Add(1)
+	s.intakes.bytes.Add(in.bytes)
 	return keep(name, in)
 }
 
@@ -308,7 +322,7 @@ func (s *server) discard(ctx context.Context, key string) {
 		err = s.removeBlobs(ctx, key)
 	}
 	if err != nil {
-		s.log.Warn("what an upload has left is left to the cleanup", "error", err, "requestId", requestOf(ctx))
+		s.log.Warn("what an upload has left is left to the cleanup", "error", err, "requestId", requestOf(ctx), "traceId", traceOf(ctx).traceID())
 	}
 }
 

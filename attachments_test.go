@@ -739,3 +739,55 @@ func TestThePaceOfTransfers(t *testing.T) {
 		}
 	}
 }
+
+// As many files come in at once as the process and a user may have; who has to wait is told, and when.
+func TestUploadsAtOnceAreLimited(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	path := "/api/v1/tasks/" + sc.member.task(sc.project, "Ship") + "/attachments"
+	var all []*sending
+	under := func(c *client) {
+		up := c.send(path)
+		up.begin("x")
+		all = append(all, up)
+		eventually(t, time.Minute, "it comes in", func() bool { return sc.count("blobs") == len(all) })
+	}
+	refused := func(c *client, status int, code string) {
+		t.Helper()
+		before := sc.count("blobs")
+		if a := c.post(path, formOf("one.txt", "too many")).problem(status, code); a.header.Get("Retry-After") == "" {
+			t.Errorf("got %v", a.header)
+		}
+		if n := sc.count("blobs"); n != before {
+			t.Errorf("%d blobs, want %d", n, before)
+		}
+	}
+	for range maxUploadsOfUser {
+		under(sc.member)
+	}
+	refused(sc.member, 429, "too_many_uploads")
+	sc.viewer.post(path, formOf("one.txt", "no")).problem(403, "forbidden") // takes no place
+	for len(all) < maxUploads {
+		other := sc.signUp("Other")
+		sc.owner.add(sc.project, other, roleMember)
+		for range min(maxUploadsOfUser, maxUploads-len(all)) {
+			under(other)
+		}
+	}
+	refused(sc.owner, 503, "unavailable")
+	refused(sc.member, 429, "too_many_uploads")
+	all[0].finish().want(201)
+	all[1].CloseWithError(errors.New("the client hangs up"))
+	<-all[1].answer
+	eventually(t, time.Minute, "what was aborted is gone", func() bool { return sc.count("blobs") == maxUploads-1 })
+	sc.owner.attach(strings.Split(path, "/")[4], "two.txt", "both places are free again")
+	sc.member.attach(strings.Split(path, "/")[4], "three.txt", "for him too")
+	for _, up := range all[2:] {
+		up.finish().want(201)
+	}
+	sc.uploads.mu.Lock()
+	defer sc.uploads.mu.Unlock()
+	if sc.uploads.all != 0 || len(sc.uploads.taken) != 0 {
+		t.Errorf("%d uploads are still counted, of %v", sc.uploads.all, sc.uploads.taken)
+	}
+}

@@ -124,6 +124,7 @@ func (s *server) handleLogin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	defer guess.end()
 	found, err := queryAll[storedPassword](r.Context(), s.db, passwordByEmailSQL, canonicalEmail(in.Email))
 	if err != nil {
 		return err

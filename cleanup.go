@@ -11,6 +11,8 @@ import (
 const (
 	purgeChunk = 500                 // rows deleted in one transaction
 	keptEnded  = 30 * 24 * time.Hour // how long what has ended stays for an operator to see
+
+	keptNotices = 180 * 24 * time.Hour // how long entries stay in inboxes, read or not
 )
 
 const (
@@ -90,6 +92,21 @@ func (s *server) runDeliveriesPurge(ctx context.Context, _ job, _ *pgx.Batch) er
 	}
 	if err != nil {
 		return fmt.Errorf("purge deliveries: %w", err)
+	}
+	return nil
+}
+
+// purgeNoticesSQL goes by the time in the ids, by which the primary key has the oldest first.
+const purgeNoticesSQL = `
+	DELETE FROM notifications WHERE id IN (
+		SELECT id FROM notifications
+		WHERE id < rpad(lpad(to_hex((extract(epoch FROM clock_timestamp() - $1::interval) * 1000)::bigint), 12, '0'), 32, '0')::uuid ORDER BY id LIMIT $2)`
+
+// runNoticesPurge deletes entries of inboxes that nobody will look for any more. What they were told of is
+// so old by then that nothing tells it again, and what is gone is not found again, so repeating it is safe.
+func (s *server) runNoticesPurge(ctx context.Context, _ job, _ *pgx.Batch) error {
+	if err := s.purge(ctx, purgeNoticesSQL, keptNotices); err != nil {
+		return fmt.Errorf("purge notifications: %w", err)
 	}
 	return nil
 }

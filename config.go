@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	safeBcryptCost = 10             // the least that guards passwords
-	maxAccessTTL   = 24 * time.Hour // that can be set
-	maxUpload      = 48 << 30       // bytes that can be set; a bucket takes 10 000 parts (s3.go)
+	safeBcryptCost  = 10             // the least that guards passwords
+	maxAccessTTL    = 24 * time.Hour // that can be set
+	minMetricsToken = 16             // bytes
+	maxUpload       = 48 << 30       // bytes that can be set; a bucket takes 10 000 parts (s3.go)
 )
 
 // version is set by the linker; see the Makefile.
@@ -63,16 +64,20 @@ type config struct {
 	corsOrigins    []string       // whose pages may call the API
 	tlsCert        string         // files, PEM; or empty
 	tlsKey         string
-	tlsDomains     []string      // names to get certificates for by ACME; or empty
-	bcryptCost     int           // 4–16
-	accessTTL      time.Duration // life of an access token
-	refreshTTL     time.Duration // life of a session, counted from sign-in
-	trashAge       time.Duration // how long what was deleted can be restored
+	tlsDomains     []string          // names to get certificates for by ACME; or empty
+	bcryptCost     int               // 4–16
+	accessTTL      time.Duration     // life of an access token
+	refreshTTL     time.Duration     // life of a session, counted from sign-in
+	trashAge       time.Duration     // how long what was deleted can be restored
+	collector      collectorSettings // of errors
 	logLevel       slog.Level
 	smtpURL        secret         // where mail is handed over; "" for nowhere
 	mailFrom       string         // address, perhaps with a name
 	mailDir        string         // where dev mode keeps mail without a server; "" for nowhere
 	logFormat      string         // json or text
+	metricsAddr    string         // host:port where metrics are served without a token; or empty
+	metricsToken   secret         // shows them at GET /metrics; or empty
+	emf            bool           // tell CloudWatch some of them in the log
 	dataDir        string         // dev mode's servers and secret
 	storageDir     string         // folder of attachments, where there is no bucket
 	bucket         bucketSettings // where they are instead; zero: in the folder
@@ -92,6 +97,15 @@ type bucketSettings struct {
 	sessionToken secret // or ""
 }
 
+// collectorSettings are those of who collects errors; zero: nobody does.
+type collectorSettings struct {
+	endpoint string // where envelopes go
+	key      secret
+}
+
+// Format hides them, as that of config does.
+func (collectorSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[collector]") }
+
 // Format hides them, as that of config does.
 func (bucketSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[bucket]") }
 
@@ -105,7 +119,7 @@ var settingNames = []string{
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "METRICS_ADDR", "METRICS_TOKEN", "EMF_METRICS", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -161,6 +175,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	c.uploadMax = env.bytes("UPLOAD_MAX_BYTES", 100<<20, maxUpload, false)
 	c.storageQuota = env.bytes("STORAGE_QUOTA_BYTES", 10<<30, 1<<50, true)
 	c.readStorage(&env)
+	c.readCollector(&env)
 	if c.hookNetworks = env.networks("WEBHOOK_ALLOW_NETWORKS"); c.hookNetworks == nil && dev {
 		c.hookNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")} // a developer's own receivers
 	}
@@ -168,9 +183,14 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	if dev {
 		slices.Reverse(defaultFormat)
 	}
+	c.metricsAddr, c.metricsToken = env.text("METRICS_ADDR", "", ""), secret(env.text("METRICS_TOKEN", "", ""))
+	c.emf = env.oneOf("EMF_METRICS", "", "off", "on") == "on"
 	c.logFormat = env.oneOf("LOG_FORMAT", "", defaultFormat...)
 	if err := c.logLevel.UnmarshalText([]byte(env.oneOf("LOG_LEVEL", "", "info", "debug", "warn", "error"))); err != nil {
 		env.wrong("LOG_LEVEL", "must be debug, info, warn or error")
+	}
+	if c.emf && (c.logFormat != "json" || c.logLevel > slog.LevelInfo) {
+		env.wrong("EMF_METRICS", "must be off unless LOG_FORMAT is json and LOG_LEVEL info or debug: it is written to the log")
 	}
 	c.check(command, &env)
 	return c, errors.Join(env.errs...)
@@ -185,9 +205,14 @@ func (c *config) check(command string, env *settings) {
 	if _, err := parseRedisURL(string(c.redisURL)); err != nil && c.redisURL != "" {
 		env.wrong("REDIS_URL", err.Error())
 	}
-	_, port, err := net.SplitHostPort(c.listenAddr)
-	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {
+	if !isListenAddress(c.listenAddr) {
 		env.wrong("LISTEN_ADDR", "must be host:port or :port, such as 127.0.0.1:8080")
+	}
+	if c.metricsAddr != "" && (!isListenAddress(c.metricsAddr) || c.metricsAddr == c.listenAddr) {
+		env.wrong("METRICS_ADDR", "must be host:port or :port, such as 127.0.0.1:9464, and another than LISTEN_ADDR")
+	}
+	if c.metricsToken != "" && len(c.metricsToken) < minMetricsToken {
+		env.wrong("METRICS_TOKEN", fmt.Sprintf("must be at least %d bytes, such as the output of: openssl rand -hex 16", minMetricsToken))
 	}
 	c.checkTLS(env)
 	if c.publicURL == "" {
@@ -217,6 +242,13 @@ func (c *config) check(command string, env *settings) {
 	if c.jwtPrevious != "" && len(c.jwtPrevious) < 32 {
 		env.wrong("JWT_SECRET_PREVIOUS", "must be at least 32 bytes")
 	}
+}
+
+// isListenAddress tells whether an address can be listened on.
+func isListenAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	_, notNumber := strconv.ParseUint(port, 10, 16)
+	return err == nil && notNumber == nil
 }
 
 // checkMail judges where mail goes, and turns what says so into what newMailer takes.
@@ -289,6 +321,32 @@ func (c *config) readBucket(u *url.URL) bool {
 	}
 	return err == nil && u.User == nil && strings.Trim(u.Path, "/") == "" && u.Fragment == "" && bucketName.MatchString(u.Host) && regionName.MatchString(c.bucket.region) &&
 		(!query.Has("downloads") || c.bucket.through || query.Get("downloads") == "redirect")
+}
+
+var (
+	collectorKey = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
+	projectPath  = regexp.MustCompile(`^((?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*)/([0-9]{1,20})$`)
+)
+
+// readCollector reads where errors are told: a DSN of Sentry, or of what speaks its language
+// (https://develop.sentry.dev/sdk/foundations/transport/authentication/). The second key of old ones is not used.
+func (c *config) readCollector(env *settings) {
+	text := env.text("SENTRY_DSN", "", "")
+	if text == "" {
+		return
+	}
+	u, err := url.Parse(text)
+	ok := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != "" && !strings.HasSuffix(u.Host, ":") && !strings.ContainsAny(text, "?#%") &&
+		collectorKey.MatchString(u.User.Username()) && projectPath.MatchString(u.Path)
+	if ok {
+		_, err = strconv.ParseUint(cmp.Or(u.Port(), "443"), 10, 16)
+	}
+	if !ok || err != nil {
+		env.wrong("SENTRY_DSN", "must be a DSN such as https://key@sentry.example.org/42, as the collector shows it")
+		return
+	}
+	part := projectPath.FindStringSubmatch(u.Path)
+	c.collector = collectorSettings{endpoint: u.Scheme + "://" + u.Host + part[1] + "/api/" + part[2] + "/envelope/", key: secret(u.User.Username())}
 }
 
 var regionName = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

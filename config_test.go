@@ -54,6 +54,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379", "redis://r,hunter2", "redis+sentinel://hunter2/m/x"},
 			"JWT_SECRET":          {strings.Repeat("s", 31)},
 			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
+			"METRICS_ADDR":        {"9464", "host", ":65536", ":http"},
+			"METRICS_TOKEN":       {"short", "fifteen bytes.."},
+			"EMF_METRICS":         {"yes", "ON"},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
 			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
 			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
@@ -77,6 +80,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"STORAGE_QUOTA_BYTES": {"0", "Off", "10GiB", "1125899906842625"},
 			"LOG_LEVEL":           {"trace", "INFO", "7"},
 			"LOG_FORMAT":          {"yaml", "JSON"},
+			"SENTRY_DSN":          {"hunter2", "https://sentry.example.org/1", "https://hunter2@/1", "https://hunter2@sentry.example.org", "https://hunter2@sentry.example.org/", "https://hunter2@sentry.example.org/project", "ftp://hunter2@sentry.example.org/1", "https://hunter2@sentry.example.org/1?a=b", "https://hunter2@sentry.example.org/1#a", "https://hunter2@sentry.example.org:99999/1", "https://hunter2@sentry.example.org:/1", "https://hunter2 @sentry.example.org/1", "https://hunter2%0d%0a@sentry.example.org/1", "https://hunter2@sentry.example.org/../1", "https://hunter2@sentry.example.org/1\n", "//hunter2@sentry.example.org/1"},
 
 			"WEBHOOK_ALLOW_NETWORKS": {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "localhost"},
 		} {
@@ -89,6 +93,20 @@ func TestSettingsThatAreWrong(t *testing.T) {
 				if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), name+" must be") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
 					t.Errorf("%s=%s: got %v, want only what it must be", name, value, err)
 				}
+			}
+		}
+	})
+	t.Run("are metrics for a log that does not take them", func(t *testing.T) {
+		for _, pair := range []string{"LOG_FORMAT=text", "LOG_LEVEL=warn"} {
+			env := production()
+			name, value, _ := strings.Cut(pair, "=")
+			env["EMF_METRICS"], env[name] = "on", value
+			if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "EMF_METRICS must be off") {
+				t.Errorf("%s: got %v", pair, err)
+			}
+			env[name] = ""
+			if _, err := load("serve", env); err != nil {
+				t.Error(err)
 			}
 		}
 	})
@@ -276,14 +294,14 @@ func TestRedisMayBeOneServerAClusterOrSentinel(t *testing.T) {
 
 func TestSecretsDoNotShowThemselves(t *testing.T) {
 	t.Parallel()
-	c, err := load("serve", map[string]string{"DATABASE_URL": "postgres://u:hunter2@db/taskflow", "REDIS_URL": "redis://:hunter2@r:6379/0", "JWT_SECRET": strings.Repeat("hunter2", 5), "SMTP_URL": "smtp://u:hunter2@m", "MAIL_FROM": "a@example.org", "PUBLIC_URL": "https://tasks.example.org", "JWT_SECRET_PREVIOUS": strings.Repeat("hunter2", 6)})
+	c, err := load("serve", map[string]string{"DATABASE_URL": "postgres://u:hunter2@db/taskflow", "REDIS_URL": "redis://:hunter2@r:6379/0", "JWT_SECRET": strings.Repeat("hunter2", 5), "SMTP_URL": "smtp://u:hunter2@m", "MAIL_FROM": "a@example.org", "PUBLIC_URL": "https://tasks.example.org", "JWT_SECRET_PREVIOUS": strings.Repeat("hunter2", 6), "SENTRY_DSN": "https://hunter2@sentry.example.org/42"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var log strings.Builder
 	for _, format := range []string{"json", "text"} {
 		c.logFormat = format
-		newLogger(c, &log).Info("config", "config", c, "url", c.databaseURL, "secret", &c.jwtSecret, "group", slog.GroupValue(slog.Any("previous", c.jwtPrevious)))
+		newLogger(c, &log).Info("config", "config", c, "url", c.databaseURL, "secret", &c.jwtSecret, "collector", c.collector, "group", slog.GroupValue(slog.Any("previous", c.jwtPrevious)))
 	}
 	said := log.String() + fmt.Sprintf("%v %+v %#v %s %q %x", c, c, c, c.databaseURL, c.redisURL, c.smtpURL)
 	if strings.Contains(said, "hunter2") || strings.Contains(said, fmt.Sprintf("%x", "hunter2")) {

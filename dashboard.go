@@ -34,6 +34,7 @@ type adminJob struct {
 	State     string          `json:"state" db:"-"` // ready, running, scheduled or dead
 	Priority  int             `json:"priority"`
 	Trace     string          `json:"trace"`    // request id of the cause
+	TraceID   string          `json:"traceId"`  // trace-id
 	Attempts  int             `json:"attempts"` // failed ones
 	Error     *string         `json:"error"`    // of the last failed attempt; secrets masked
 	Worker    string          `json:"worker,omitempty" db:"-"`
@@ -45,7 +46,7 @@ type adminJob struct {
 }
 
 // adminJobColumns are those of lists, which go without payloads.
-const adminJobColumns = `id, queue, kind, priority, trace, attempts, error, run_at, created_at, dead_at`
+const adminJobColumns = `id, queue, kind, priority, split_part(trace, '/', 1) AS trace, left(split_part(trace, '/', 2), 32) AS trace_id, attempts, error, run_at, created_at, dead_at`
 
 var jobStates = []string{"ready", "running", "scheduled", "dead"}
 
@@ -53,7 +54,7 @@ var jobStates = []string{"ready", "running", "scheduled", "dead"}
 type jobFilter struct {
 	state  string
 	kind   string
-	search string // in id, kind or error, or the whole trace
+	search string // in id, kind or error, or the whole id of the request or the trace
 	group  string // of dead jobs that died alike
 }
 
@@ -82,7 +83,7 @@ func (in jobFilter) conditions(queue string, running map[string]string) filter {
 	}
 	if in.search != "" {
 		pattern := likePattern(in.search)
-		f.where("(id::text ILIKE ? OR kind ILIKE ? OR error ILIKE ? OR trace = ?)", pattern, pattern, pattern, in.search)
+		f.where("(id::text ILIKE ? OR kind ILIKE ? OR error ILIKE ? OR split_part(trace, '/', 1) = ? OR left(split_part(trace, '/', 2), 32) = ?)", pattern, pattern, pattern, in.search, in.search)
 	}
 	return f
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,18 +18,22 @@ import (
 // seq, and whoever makes deliveries of what comes next raises it in the same transaction. So each
 // webhook has exactly one delivery of each event that it wants, and a write pays nothing for it.
 //
-// What is due becomes jobs, a few of each webhook at a time, so that a receiver that is slow, or has been
-// away, fills neither the queue nor the workers. A job is one attempt; its outcome is its effect. An
+// What is due becomes jobs, a few of each webhook and of each host at a time, so that a receiver that is
+// slow, or has been away, fills neither the queue nor the workers, however many webhooks lead to it. Those
+// in trouble count by themselves, so that one that fails does not slow others at a host that many use. A job is one attempt; its outcome is its effect. An
 // attempt whose outcome was lost is made again: a receiver gets each event at least once, with the same
 // webhook-id. The order in which events arrive is not promised.
 const (
 	deliveryPoll   = time.Second            // between looks at what other processes have written, and at what has become due
 	deliveryGather = 20 * time.Millisecond  // between looks while there is something to do
 	deliveryLull   = 200 * time.Millisecond // between looks while others write what no webhook wants
+	lostPoll       = time.Second            // between looks for attempts whose jobs are gone
 	readAhead      = 100                    // events that one webhook reads in one transaction
 	readersAtOnce  = 10                     // webhooks that do
 	startedAtOnce  = 500                    // jobs made in one transaction
 	underWay       = 4                      // attempts of one webhook at a time; one while it is failing or slow
+	hostUnderWay   = 16                     // attempts at one host, of all webhooks that are neither
+	hostInTrouble  = 2                      // of all that are
 	slowAfter      = time.Second            // an answer is slow
 	offAfter       = 3 * 24 * time.Hour     // in which every attempt failed
 	keptAnswerText = 4 << 10                // bytes of an answer's body for people to see
@@ -51,8 +56,8 @@ const (
 		FROM webhooks w JOIN projects p ON p.id = w.project_id
 		WHERE w.active AND w.seq < p.seq LIMIT $2 FOR UPDATE OF w),
 	made AS (
-		INSERT INTO deliveries (id, webhook_id, kind, body)
-		SELECT uuid_v7(), b.id, e.kind, json_build_object('type', e.kind,
+		INSERT INTO deliveries (id, webhook_id, kind, trace, body)
+		SELECT uuid_v7(), b.id, e.kind, e.trace, json_build_object('type', e.kind,
 			'timestamp', to_char(e.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
 			'data', json_build_object('project', json_build_object('id', b.project_id, 'key', b.key), 'seq', e.seq,
 				'actorId', e.actor, 'subjectId', e.subject, 'changes', e.changes))
@@ -71,20 +76,27 @@ const (
 		UNION ALL
 		SELECT (SELECT d.webhook_id FROM deliveries d WHERE d.state = 'waiting' AND d.webhook_id > b.webhook_id ORDER BY d.webhook_id LIMIT 1)
 		FROM busy b WHERE b.webhook_id IS NOT NULL),
+	sending AS MATERIALIZED (
+		SELECT w.id, ` + hostOfWebhook + ` AS host, ` + inTrouble + ` AS trouble, count(*) AS n
+		FROM deliveries u JOIN jobs j ON j.id = u.job_id AND j.dead_at IS NULL JOIN webhooks w ON w.id = u.webhook_id WHERE u.state = 'sending' GROUP BY w.id),
 	due AS (
-		SELECT d.id FROM busy b JOIN webhooks w ON w.id = b.webhook_id CROSS JOIN LATERAL (
-			SELECT d.id FROM deliveries d WHERE d.webhook_id = w.id AND d.state = 'waiting' AND d.next_at <= statement_timestamp() ORDER BY d.next_at
-			LIMIT greatest(0, CASE WHEN w.failing_since IS NULL AND NOT w.slow THEN $1 ELSE 1 END - (
-				SELECT count(*) FROM deliveries u JOIN jobs j ON j.id = u.job_id AND j.dead_at IS NULL WHERE u.webhook_id = w.id AND u.state = 'sending'))) d
-		LIMIT $2),
+		SELECT d.id, d.next_at, ` + hostOfWebhook + ` AS host, ` + inTrouble + ` AS trouble FROM busy b JOIN webhooks w ON w.id = b.webhook_id CROSS JOIN LATERAL (
+			SELECT d.id, d.next_at FROM deliveries d WHERE d.webhook_id = w.id AND d.state = 'waiting' AND d.next_at <= statement_timestamp() ORDER BY d.next_at
+			LIMIT greatest(0, CASE WHEN ` + inTrouble + ` THEN 1 ELSE $1::bigint END - coalesce((SELECT s.n FROM sending s WHERE s.id = w.id), 0))) d),
+	fit AS (
+		SELECT d.id FROM (SELECT *, row_number() OVER (PARTITION BY host, trouble ORDER BY next_at) AS place FROM due) d
+		LEFT JOIN (SELECT host, trouble, sum(n) AS n FROM sending GROUP BY host, trouble) s ON s.host = d.host AND s.trouble = d.trouble
+		WHERE d.place + coalesce(s.n, 0) <= CASE WHEN d.trouble THEN $5::bigint ELSE $4::bigint END ORDER BY d.next_at LIMIT $2),
 	started AS (
-		UPDATE deliveries d SET state = 'sending', job_id = uuid_v7() FROM due WHERE d.id = due.id AND d.state = 'waiting' RETURNING d.id, d.job_id)
-	INSERT INTO jobs (id, kind, priority, payload)
-	SELECT job_id, 'webhook.deliver', $3, jsonb_build_object('deliveryId', id) FROM started RETURNING id::text, payload::text`
+		UPDATE deliveries d SET state = 'sending', job_id = uuid_v7() FROM fit WHERE d.id = fit.id AND d.state = 'waiting' RETURNING d.id, d.job_id, d.trace)
+	INSERT INTO jobs (id, kind, priority, payload, trace)
+	SELECT job_id, 'webhook.deliver', $3, jsonb_build_object('deliveryId', id), coalesce('/' || encode(trace, 'hex'), '') FROM started RETURNING id::text, payload::text, trace`
+	hostOfWebhook = `rtrim(substring(lower(w.url) FROM '^https?://(\[[^]]*\]|[^/?#:]*)'), '.')` // with all its ports
+	inTrouble     = `(w.failing_since IS NOT NULL OR w.slow)`
 )
 
 // startedDelivery is a job as the database made it.
-type startedDelivery struct{ ID, Payload string }
+type startedDelivery struct{ ID, Payload, Trace string }
 
 // startDeliveries makes deliveries of what happened and jobs of what is due, and tells how soon to look
 // again if there is reason to. Processes take turns at it.
@@ -97,13 +109,13 @@ func (s *server) startDeliveries(ctx context.Context) (pause time.Duration, err 
 	b := &pgx.Batch{}
 	b.Queue(lockDeliveriesSQL, deliveryLock)
 	b.Queue(makeDeliveriesSQL, readAhead, readersAtOnce)
-	b.Queue(startDeliveriesSQL, underWay, startedAtOnce, normalPriority)
+	b.Queue(startDeliveriesSQL, underWay, startedAtOnce, normalPriority, hostUnderWay, hostInTrouble)
 	if err := s.db.sendEach(ctx, b, ignored, one(&read), all(&started)); err != nil {
 		return deliveryPoll, err
 	}
 	jobs := make([]job, len(started))
 	for i, d := range started {
-		jobs[i] = job{ID: d.ID, Kind: "webhook.deliver", Priority: normalPriority, Payload: []byte(d.Payload)}
+		jobs[i] = job{ID: d.ID, Kind: "webhook.deliver", Priority: normalPriority, Trace: d.Trace, Payload: []byte(d.Payload)}
 	}
 	s.outbox.pushSoon(jobs...)
 	switch {
@@ -119,6 +131,9 @@ func (s *server) startDeliveries(ctx context.Context) (pause time.Duration, err 
 // runDeliveries starts deliveries until ctx ends: soon after a change that this process has made, or an
 // attempt that it has ended, and otherwise each deliveryPoll.
 func (s *server) runDeliveries(ctx context.Context) {
+	var looking sync.WaitGroup
+	looking.Go(func() { s.endLostDeliveries(ctx) })
+	defer looking.Wait()
 	for ctx.Err() == nil {
 		began := time.Now()
 		pause, err := s.startDeliveries(ctx)
@@ -131,6 +146,24 @@ func (s *server) runDeliveries(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		sleep(ctx, pause-time.Since(began))
+	}
+}
+
+// endLostSQL ends attempts whose job an operator has deleted, or that is dead, which he may still have
+// retried: then it goes on where it was. A job ends with its attempt, in one transaction, so there is no
+// moment at which a job that is well is not there.
+const endLostSQL = `
+	UPDATE deliveries d SET state = 'failed', next_at = NULL, job_id = l.dead,
+		error = CASE WHEN l.dead IS NULL THEN 'an operator deleted the job that sends it' ELSE 'the job that sends it failed; an operator can retry it' END
+	FROM (SELECT u.id, u.job_id, j.id AS dead FROM deliveries u LEFT JOIN jobs j ON j.id = u.job_id WHERE u.state = 'sending' AND (j.id IS NULL OR j.dead_at IS NOT NULL)) l
+	WHERE d.id = l.id AND d.state = 'sending' AND d.job_id = l.job_id`
+
+// endLostDeliveries looks for attempts that nobody makes any more, until ctx ends.
+func (s *server) endLostDeliveries(ctx context.Context) {
+	for ; ctx.Err() == nil; sleep(ctx, lostPoll) {
+		if _, err := execute(ctx, s.db, endLostSQL); err != nil && ctx.Err() == nil {
+			s.log.Warn("lost deliveries wait", "error", err)
+		}
 	}
 }
 
@@ -164,7 +197,7 @@ const (
 	SELECT d.webhook_id, w.url, d.kind <> $3 AND (NOT w.active OR p.deleted_at IS NOT NULL AND d.kind <> 'project.deleted') AS off, d.kind, d.body, d.tries,
 		w.secret AS key, CASE WHEN w.previous_until > clock_timestamp() THEN w.previous_secret END AS old_key
 	FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id JOIN projects p ON p.id = w.project_id
-	WHERE d.id = $1 AND d.job_id = $2 AND d.state = 'sending'`
+	WHERE d.id = $1 AND d.job_id = $2 AND d.state IN ('sending', 'failed')`
 	giveUpSQL = `UPDATE deliveries SET state = 'failed', next_at = NULL, job_id = NULL, error = $3 WHERE id = $1 AND job_id = $2`
 	// endAttemptSQL notes an outcome; $9 is the time until the next attempt, NULL for none.
 	endAttemptSQL = `
@@ -206,7 +239,7 @@ func (s *server) runDeliver(ctx context.Context, j job, effect *pgx.Batch) error
 		return nil
 	}
 	began := time.Now()
-	got, err := s.egress.post(ctx, a.URL, a.header(p.DeliveryID.String(), began), []byte(a.Body))
+	got, err := s.egress.post(ctx, a.URL, a.header(p.DeliveryID.String(), began, traceOf(ctx)), []byte(a.Body))
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -215,13 +248,13 @@ func (s *server) runDeliver(ctx context.Context, j job, effect *pgx.Batch) error
 }
 
 // header is what a request has besides its body.
-func (a attempt) header(id string, at time.Time) http.Header {
+func (a attempt) header(id string, at time.Time, t *trace) http.Header {
 	keys := [][]byte{a.Key}
 	if a.OldKey != nil {
 		keys = append(keys, a.OldKey)
 	}
 	return http.Header{
-		"Content-Type": {"application/json"}, "User-Agent": {"TaskFlow-Webhooks"},
+		"Content-Type": {"application/json"}, "User-Agent": {"TaskFlow-Webhooks"}, "Traceparent": {t.traceparent()},
 		"Webhook-Id": {id}, "Webhook-Timestamp": {strconv.FormatInt(at.Unix(), 10)}, "Webhook-Signature": {signatures(id, at, []byte(a.Body), keys...)},
 	}
 }
@@ -245,6 +278,7 @@ func (s *server) endAttempt(effect *pgx.Batch, id uuid, job string, a attempt, b
 		delay := retries[a.Tries] + rand.N(retries[a.Tries]/10+1)
 		state, next = "waiting", &delay
 	}
+	s.deliveries.outcomes.note(state, took)
 	var answer *string
 	if got.status != 0 {
 		text := strings.ReplaceAll(clip(string(got.body), keptAnswerText), "\x00", "")

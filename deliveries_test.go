@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,8 +20,8 @@ func TestEachEventBecomesOneDelivery(t *testing.T) {
 	var ids [projects]string
 	for i := range ids {
 		ids[i] = alice.project(fmt.Sprint("Project ", i))
-		alice.webhook(ids[i], "https://hooks.example.org", "*")
-		alice.webhook(ids[i], "https://hooks.example.org", "task.created", "nothing.yet")
+		alice.webhook(ids[i], fmt.Sprintf("https://hooks%d.example.org", i), "*")
+		alice.webhook(ids[i], fmt.Sprintf("https://hooks%d.example.org", i), "task.created", "nothing.yet")
 	}
 	var making, writing sync.WaitGroup
 	over := make(chan struct{})
@@ -175,4 +177,94 @@ func TestAKilledWorkersDeliveryIsSentAgain(t *testing.T) {
 	}
 	alice.delivered(got[0].id(), "delivered").is("attempts", 1)
 	alice.get("/api/v1/webhooks/"+id+"/deliveries?total=true").want(200).is("total", 1)
+}
+
+// Many webhooks to one host that does not answer take few of the workers, and hold up no other host.
+func TestASlowHostHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	ts := newHookServer(t)
+	ts.deliveries.retries = slices.Repeat([]time.Duration{time.Millisecond}, 1000)
+	ts.egress.timeout = 100 * time.Millisecond
+	alice := ts.signUp("Alice")
+	hanging := newReceiver(t, func(_ int, _ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	other := newReceiver(t, nil)
+	elsewhere := strings.Replace(other.URL, "127.0.0.1", "localhost", 1)
+	const hangers = 10 // in each project
+	var projects []string
+	for i := range 2 {
+		project := alice.project(fmt.Sprint("Launch ", i))
+		for n := range hangers {
+			alice.webhook(project, hanging.URL+fmt.Sprint("/", n), "task.created")
+		}
+		projects = append(projects, project)
+	}
+	alice.webhook(projects[0], elsewhere, "task.created")
+	alice.webhook(projects[1], other.URL, "task.created") // at the host, but not in trouble
+	for i := range 6 {
+		alice.task(projects[i%2], fmt.Sprint("Task ", i))
+	}
+	sending := func(condition string) int {
+		return ts.number(`SELECT count(*) FROM deliveries d JOIN webhooks w ON w.id = d.webhook_id WHERE d.state = 'sending' AND ` + condition)
+	}
+	for range 8 { // nobody works yet; each look reads for ten webhooks, and does not start more than before
+		if _, err := ts.startDeliveries(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if at, away := sending(`w.url LIKE '%127.0.0.1%'`), sending(`w.url LIKE '%localhost%'`); at != hostUnderWay || away != 3 {
+		t.Errorf("%d requests to the host are under way at first, %d to the other", at, away)
+	}
+	ts.startDelivering()
+	other.await(6)
+	eventually(t, time.Minute, "all webhooks are in trouble", func() bool {
+		return ts.number(`SELECT count(*) FROM webhooks WHERE failing_since IS NOT NULL`) == 2*hangers
+	})
+	eventually(t, time.Minute, "what was begun before is over", func() bool { return sending(`w.failing_since IS NOT NULL`) <= hostInTrouble })
+	for range 50 {
+		if n := sending(`w.failing_since IS NOT NULL`); n > hostInTrouble {
+			t.Fatalf("%d requests to the host are under way", n)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	alice.task(projects[1], "One more") // arrives although the others at the host are in trouble
+	other.await(7)
+}
+
+// What an operator does to the jobs that send deliveries shows in these, and is not for good.
+func TestADeliveryWhoseJobIsGoneHasFailed(t *testing.T) {
+	t.Parallel()
+	ts := newHookServer(t)
+	rec := newReceiver(t, nil)
+	root, alice := ts.signUp("Root"), ts.signUp("Alice")
+	project := alice.project("Launch")
+	alice.webhook(project, rec.URL, "task.created")
+	var ids, jobs []string
+	for i := range 2 {
+		alice.task(project, fmt.Sprint("Task ", i))
+	}
+	if _, err := ts.startDeliveries(t.Context()); err != nil { // nobody works yet
+		t.Fatal(err)
+	}
+	rows, err := queryAll[struct{ ID, Job string }](t.Context(), ts.db, `SELECT id::text, job_id::text AS job FROM deliveries WHERE state = 'sending' ORDER BY id`)
+	if err != nil || len(rows) != 2 {
+		t.Fatalf("got %v, %v", rows, err)
+	}
+	for _, row := range rows {
+		ids, jobs = append(ids, row.ID), append(jobs, row.Job)
+	}
+	root.delete("/api/v1/admin/jobs/" + jobs[0]).want(204)
+	ts.sql(`UPDATE jobs SET dead_at = clock_timestamp(), error = 'crashed' WHERE id = $1::text::uuid`, jobs[1])
+	ts.startDelivering()
+	alice.delivered(ids[0], "failed").is("error", "an operator deleted the job that sends it").is("attempts", 0).is("nextAttemptAt", nil)
+	alice.delivered(ids[1], "failed").is("error", "the job that sends it failed; an operator can retry it")
+	if got := rec.all(); len(got) != 0 {
+		t.Fatalf("got %v", got)
+	}
+	alice.post("/api/v1/deliveries/"+ids[0]+"/redeliver", "").want(202)
+	alice.delivered(ids[0], "delivered").is("error", nil)
+	root.post("/api/v1/admin/jobs/"+jobs[1]+"/retry", "").want(204)
+	alice.delivered(ids[1], "delivered").is("error", nil)
+	if got := rec.await(2); got[0].id() != ids[0] || got[1].id() != ids[1] {
+		t.Errorf("got %v", got)
+	}
 }

@@ -50,7 +50,7 @@ func (s *server) sendTelling(ctx context.Context, b *pgx.Batch, facts ...fact) e
 func (s *server) announce(ctx context.Context, b *pgx.Batch, f fact) ([]job, error) {
 	var jobs []job
 	for _, n := range s.subscribers(f) {
-		n.trace = requestOf(ctx)
+		n.trace = traceOf(ctx).carried()
 		j, err := queueJob(b, n)
 		if err != nil {
 			return nil, err

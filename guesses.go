@@ -37,15 +37,21 @@ func (s *server) guess(r *http.Request, email string) (*guess, error) {
 	if err := g.allowed(); err != nil {
 		return nil, err
 	}
-	if s.guesses.account.look(g.account).ok {
-		return g, nil
+	if !s.guesses.account.look(g.account).ok {
+		known, err := queryValue[bool](r.Context(), s.db, knownNetworkSQL, email, network)
+		if err != nil {
+			return nil, err
+		}
+		if !known {
+			s.guesses.slowed.Add(1)
+			sleep(r.Context(), guessDelay)
+		}
 	}
-	known, err := queryValue[bool](r.Context(), s.db, knownNetworkSQL, email, network)
-	if err == nil && !known {
-		sleep(r.Context(), guessDelay)
-	}
-	return g, err
+	return g, s.hashPlace() // after the delay, which would keep places from others
 }
+
+// end lets somebody else try.
+func (g *guess) end() { g.s.waiting.Add(-1) }
 
 // knownNetworkSQL tells whether an account has a session from a network.
 const knownNetworkSQL = `
@@ -55,7 +61,13 @@ const knownNetworkSQL = `
 
 // allowed refuses where too much has been guessed.
 func (g *guess) allowed() error {
-	for _, a := range []allowance{g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)} {
+	pair, network := g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)
+	if !pair.ok {
+		g.s.guesses.pair.refused.Add(1)
+	} else if !network.ok {
+		g.s.guesses.network.refused.Add(1)
+	}
+	for _, a := range []allowance{pair, network} {
 		if !a.ok {
 			wait := seconds(a.wait)
 			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" s.").with("Retry-After", wait)
@@ -66,6 +78,7 @@ func (g *guess) allowed() error {
 
 // wrong counts this try, once it is known to be wrong.
 func (g *guess) wrong() {
+	g.s.guesses.wrong.Add(1)
 	g.s.guesses.pair.note(g.pair)
 	g.s.guesses.network.note(g.network)
 	g.s.guesses.account.note(g.account)
@@ -105,6 +118,7 @@ func (s *server) confirmPassword(r *http.Request, password string) (storedPasswo
 	if err != nil {
 		return stored, err
 	}
+	defer guess.end()
 	right, err := guess.check(r.Context(), stored.PasswordHash, password)
 	if err == nil && !right {
 		err = newProblem("wrong_password", "")

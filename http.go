@@ -36,7 +36,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
-	route  string // pattern that matched
+	route  string        // pattern that matched
+	seen   *routeTraffic // its; nil: none matched
 	user   uuid
 	timing *timing // nil: not asked for
 	claims claims  // of the token, where the handler looks up the rest
@@ -80,19 +81,24 @@ func recorderOf(w http.ResponseWriter) *recorder {
 // Unwrap lets http.ResponseController reach the connection.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
 
+// errPanicked is a handler's panic, of which everybody who should know was told.
+var errPanicked = errors.New("panic")
+
 // fail answers an error: a problem as it is, anything else as one that tells nothing, after logging it.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if rec, ok := w.(*recorder); ok && rec.status != 0 {
-		s.log.Warn("answer cut short", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		s.log.Warn("answer cut short", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()), "traceId", traceOf(r.Context()).traceID())
 		panic(http.ErrAbortHandler) // the answer has begun; the connection's end is all the client can be told
 	}
 	p, ok := errors.AsType[*problem](err)
 	_, busy := errors.AsType[*unavailableError](err) // a statement that was cancelled for its client, too
 	storage, _ := errors.AsType[*storageError](err)
+	told := err == errPanicked
 	switch {
 	case ok:
+		told = p.Status < 500 || p.Status == http.StatusNotImplemented // which is how the installation is set up
 	case (busy || errors.Is(err, context.Canceled)) && r.Context().Err() != nil: // the client has gone
-		p = newProblem("unavailable", "")
+		p, told = newProblem("unavailable", ""), true
 	default:
 		level, code := slog.LevelError, "internal"
 		switch {
@@ -101,8 +107,11 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		case busy || storage != nil || errors.Is(err, context.DeadlineExceeded):
 			level, code = slog.LevelWarn, "unavailable"
 		}
-		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()))
+		s.log.Log(r.Context(), level, "request failed", "error", err, "route", r.Pattern, "requestId", requestOf(r.Context()), "traceId", traceOf(r.Context()).traceID())
 		p = newProblem(code, "")
+	}
+	if !told {
+		s.report(w, r, p, err)
 	}
 	answer := *p
 	answer.Instance, answer.RequestID = r.URL.EscapedPath(), requestOf(r.Context())
@@ -113,6 +122,16 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		answer.with("WWW-Authenticate", `Bearer realm="taskflow"`)
 	}
 	answer.send(w)
+}
+
+// report tells of an answer that is the service's fault.
+func (s *server) report(w http.ResponseWriter, r *http.Request, p *problem, err error) {
+	rec, level := recorderOf(w), "error"
+	if p.Status != http.StatusInternalServerError {
+		level = "warning"
+	}
+	s.reports.tell(report{level: level, kind: errorType(err), text: err.Error(), by: "http", place: rec.route, user: rec.caller(), trace: traceOf(r.Context()),
+		tags: map[string]string{"requestId": requestOf(r.Context()), "status": strconv.Itoa(p.Status), "code": p.Code}})
 }
 
 // invalidator is a request body that can check itself.

@@ -22,6 +22,7 @@ func (s *server) jobKinds() []jobKind {
 		{name: "keys.purge", timeout: 10 * time.Minute, limit: 1, run: s.runKeysPurge},
 		{name: "sessions.purge", timeout: 10 * time.Minute, limit: 1, run: s.runSessionsPurge},
 		{name: "deliveries.purge", timeout: 10 * time.Minute, limit: 1, run: s.runDeliveriesPurge},
+		{name: "notifications.purge", timeout: 10 * time.Minute, limit: 1, run: s.runNoticesPurge},
 	}
 }
 
@@ -55,5 +56,6 @@ func schedules() []schedule {
 		{name: "keys.purge", line: "7 * * * *", zone: "UTC", kind: "keys.purge", catchUp: "latest"},
 		{name: "sessions.purge", line: "37 3 * * *", zone: "UTC", kind: "sessions.purge", catchUp: "latest"},
 		{name: "deliveries.purge", line: "47 3 * * *", zone: "UTC", kind: "deliveries.purge", catchUp: "latest"},
+		{name: "notifications.purge", line: "57 3 * * *", zone: "UTC", kind: "notifications.purge", catchUp: "latest"},
 	}
 }

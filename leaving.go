@@ -35,12 +35,15 @@ const (
 	ownCommentsSQL = `
 	SELECT ` + commentColumns + ` FROM comments c JOIN tasks t ON t.id = c.task_id JOIN projects p ON p.id = t.project_id
 	WHERE c.author_id = $1 AND c.id < $3 AND ` + visibleSQL + ` ORDER BY c.id DESC LIMIT $4`
+	ownAttachmentsSQL = `
+	SELECT ` + attachmentColumns + ` FROM attachments a JOIN tasks t ON t.id = a.task_id JOIN projects p ON p.id = t.project_id
+	WHERE a.created_by = $1 AND a.id < $3 AND ` + visibleSQL + ` ORDER BY a.id DESC LIMIT $4`
 )
 
 // handleExport answers everything about the caller as one document: his account and its history,
-// sessions, API tokens, memberships, the tasks he made or has and the comments he wrote, as far as he
-// reads their projects, and his inbox with its settings. It is written as it is read, so that it may be
-// of any size.
+// sessions, API tokens, memberships, the tasks he made or has, the comments he wrote and what is known of
+// the files he sent, as far as he reads their projects, and his inbox with its settings. It is written as
+// it is read, so that it may be of any size.
 func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	if err := parseQuery(r).done(); err != nil {
 		return err
@@ -80,6 +83,9 @@ func (s *server) handleExport(w http.ResponseWriter, r *http.Request) error {
 	})
 	exportList(x, "comments", func(last *comment) ([]comment, error) {
 		return queryAll[comment](ctx, s.db, ownCommentsSQL, me.ID, me.seesAll(), beforeIf(last, func() uuid { return last.ID }), exportPage)
+	})
+	exportList(x, "attachments", func(last *attachment) ([]attachment, error) {
+		return queryAll[attachment](ctx, s.db, ownAttachmentsSQL, me.ID, me.seesAll(), beforeIf(last, func() uuid { return last.ID }), exportPage)
 	})
 	x.value("notificationSettings", settings)
 	exportList(x, "notifications", func(last *notification) ([]notification, error) {
@@ -238,6 +244,7 @@ func (s *server) handleDeleteMe(w http.ResponseWriter, r *http.Request) error {
 	}
 	me := stored.ID
 	b := &pgx.Batch{}
+	b.Queue(setTraceSQL, traceOf(r.Context()).mark())
 	b.Queue(lockHomesSQL, me)
 	b.Queue(lockAdminsSQL)
 	b.Queue(anonymiseSQL, me, stored.PasswordHash)

@@ -160,14 +160,23 @@ func TestTakingOnesDataAlong(t *testing.T) {
 	bob.add(closed, ada, roleMember)
 	made, given := ada.task(mine, "I made “this”\u2028"), bob.task(shared, "I have this", `"assigneeId":"`+ada.id+`"`)
 	bob.task(shared, "Not mine")
-	ada.task(closed, "I read this no more")
+	unread := ada.task(closed, "I read this no more")
+	sent, old := ada.attach(made, "sent.txt", "from me"), ada.attach(given, "old.txt", "gone")
+	bob.attach(given, "bobs.txt", "from him")
+	ada.attach(unread, "unread.txt", "hidden")
+	ada.delete("/api/v1/attachments/" + old).want(204)
 	bob.delete("/api/v1/projects/" + closed + "/members/" + ada.id).want(204)
 	robot := ada.tokenFor("read")
 
 	ts.run("gives one document with all that is his", func(t *testing.T) {
 		a := ada.get(exportPath).want(200).is("account.id", ada.id).is("account.email", ada.email).is("sessions.0.current", true).is("sessions.1", nil).is("tokens.0.name", "for a test").is("tokens.1", nil).
 			is("tasks.0.id", given).is("tasks.1.id", made).is("tasks.1.title", "I made “this”\u2028").is("tasks.2", nil).is("memberships.0.projectId", shared).is("memberships.0.role", "member").is("memberships.1.role", "owner").is("memberships.2", nil).
+			is("attachments.0.id", sent).is("attachments.0.name", "sent.txt").is("attachments.0.size", 7).is("attachments.0.checksum", ada.get("/api/v1/attachments/"+sent).str("checksum")).is("attachments.1", nil).
 			is("history.0.kind", "token.created").is("notifications", "[]")
+		key, err := queryValue[string](t.Context(), ts.db, `SELECT key FROM blobs WHERE attachment_id = $1::text::uuid`, sent)
+		if err != nil || strings.Contains(string(a.body), "from me") || strings.Contains(string(a.body), key) {
+			t.Error("it has what is in a file, or where that is kept")
+		}
 		if a.header.Get("Content-Disposition") != `attachment; filename="taskflow-export.json"` || a.header.Get("Content-Type") != "application/json" || a.header.Get("Cache-Control") != "no-store" {
 			t.Errorf("got %v", a.header)
 		}

@@ -64,6 +64,37 @@ func (r rate) draw(full, now time.Time, need, want int) (int, time.Time) {
 	return granted, full.Add(time.Duration(granted) * r.interval())
 }
 
+// seats bound what is under way at once in this process: of everybody, and of one. Unlike a rate they are
+// given back.
+type seats struct {
+	mu    sync.Mutex
+	taken map[string]int // by whom
+	all   int
+}
+
+// take takes a seat for somebody and returns what gives it back. Without one it is nil, and his tells
+// whether that is because he has as many as one may have.
+func (s *seats) take(who string, most, mostOfOne int) (back func(), his bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if his = s.taken[who] >= mostOfOne; his || s.all >= most {
+		return nil, his
+	}
+	if s.taken == nil {
+		s.taken = map[string]int{}
+	}
+	s.taken[who]++
+	s.all++
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.all--
+		if s.taken[who]--; s.taken[who] == 0 {
+			delete(s.taken, who)
+		}
+	}, false
+}
+
 // drawScript is rate.draw on a bucket in Redis and by the clock of Redis. A bucket is one key, which
 // goes when it is full, so a cluster has nothing to tie together. When a lost answer makes go-redis
 // repeat it, permits are lost, and come back with time.
@@ -115,10 +146,11 @@ type limitKey struct {
 // process counts for itself.
 type limiter struct {
 	*limits
-	name   string
-	policy string // as callers are told of it
-	rate   rate
-	part   int // permits leased at once; 1 counts exactly
+	name    string
+	policy  string // as callers are told of it
+	rate    rate
+	part    int          // permits leased at once; 1 counts exactly
+	refused atomic.Int64 // requests
 
 	mu     sync.Mutex
 	young  map[limitKey]*bucket // two generations, so that those go who have not come for long

@@ -19,11 +19,12 @@
 //	keptmails.go  dev mode's mails, to be read in a browser
 //	noticemails.go  mails of what is in inboxes: as it happens, and digests
 //	unsubscribe.go  turning those off, by a link
+//	emf.go       the same for CloudWatch, of a few figures
+//	monitoring.go what a process tells of itself, to Prometheus
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
-//	masking.go   hiding secrets from them
 //	audit.go     what they did
 //	deliveries.go what webhooks are sent, until it has arrived
 //	webhooks.go  addresses that a project's changes are sent to
@@ -65,6 +66,7 @@
 //	schedule.go  jobs that time causes
 //	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
+//	traffic.go   what was asked, and how it went
 //
 // Engines: what knows nothing of tasks.
 //
@@ -76,6 +78,7 @@
 //	worker.go    taking and running jobs, and ending them
 //	queue.go     the queue on Redis
 //	scripts.go   its keys, and the scripts that change them
+//	sentry.go    telling a collector of errors what went wrong
 //	hub.go       the change log for those who listen to it
 //	cache.go     answers kept ready, never old
 //	lease.go     what processes that share the cache know of each other
@@ -84,14 +87,18 @@
 //	jwt.go       access tokens and other authenticated values
 //	json.go      strict JSON
 //	migrate.go   the database's schema, step by step
+//	masking.go   hiding secrets from who looks after the service
 //	rows.go      rows that become JSON on their way
 //	db.go        PostgreSQL
 //	ids.go       ids and times
+//	trace.go     what a request or a job is a part of
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
+//	process.go   what the system and the Go runtime know of this process
 //	config.go    settings
 //	limit.go     how often somebody may do something
 //	redis.go     one Redis, a Cluster, or Sentinel
+//	metrics.go   counting, and the text that Prometheus reads
 //	problem.go   errors that a client may see
 package main
 
@@ -289,17 +296,20 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		return nil, err
 	}
 	s := &server{
-		config: cfg, log: log, db: db, redis: client,
+		config: cfg, log: log, db: db, redis: client, began: time.Now(),
 		keys:     newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
 		mail:     newMailer(cfg.smtpURL, cfg.mailFrom, cfg.mailDir),
 		egress:   newEgress(cfg.hookNetworks),
 		blobs:    folder{cfg.storageDir},
+		reports:  newReporter(cfg, log),
 	}
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
 	}
+	s.deliveries.outcomes.took = newHistogram(requestBounds)
+	client.AddHook(&s.redised)
 	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
 	self := ""
@@ -307,6 +317,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
 			return nil, err
 		}
+		s.cache.redis.AddHook(&s.redised)
 		db.home, db.uncertain, self = s.cache.homeOf, s.cache.forgetAll, s.cache.lease.id
 	}
 	s.hub = s.newHub(self)
@@ -318,6 +329,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	db.changed = func(scopes []uuid) { raise(scopes); s.wakeDeliveries() }
 	s.makeLimits()
 	s.outbox = newOutbox(db, newQueue(s.redis, cfg.redisSpace, "default"), log, s.jobKinds())
+	s.outbox.reports = s.reports
 	return s, nil
 }
 
@@ -339,6 +351,7 @@ func (s *server) close() {
 	s.db.pool.Close()
 	s.cache.close()
 	s.redis.Close()
+	s.reports.close()
 }
 
 // serve is the life of a process: migrate, listen, and stop when ctx ends. ready is called with
@@ -369,15 +382,21 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if cfg.role == "worker" {
 		handler = s.workerHandler()
 	}
+	ended, err := s.serveMetrics()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer ended()
 	web := newWeb(handler, log)
 	web.TLSConfig = certificates(cfg, acme.LetsEncryptURL, log)
 	web.RegisterOnShutdown(s.hub.drain) // it waits for the streams to end
 	failed := make(chan error, 1)
 	go func() {
 		if web.TLSConfig != nil {
-			failed <- web.ServeTLS(listener, "", "")
+			failed <- web.ServeTLS(fairListener{listener}, "", "")
 		} else {
-			failed <- web.Serve(listener)
+			failed <- web.Serve(fairListener{listener})
 		}
 	}()
 	log.Info("serving", "address", listener.Addr().String(), "role", cfg.role, "version", version)
@@ -388,6 +407,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	defer stopWorking()
 	worked := make(chan error, 1)
 	go func() { worked <- s.work(working) }()
+	var telling sync.WaitGroup
+	if cfg.emf {
+		telling.Go(func() { s.tellCloudWatch(working) })
+	}
+	defer func() {
+		stopWorking()
+		telling.Wait()
+	}()
 	select {
 	case err := <-failed:
 		stopWorking()
@@ -401,6 +428,37 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	stopWorking()
 	err = s.stop(web)
 	return errors.Join(err, <-worked)
+}
+
+// serveMetrics serves them on an address of their own, if there is one, until end is called.
+func (s *server) serveMetrics() (end func(), err error) {
+	if s.config.metricsAddr == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", s.config.metricsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; set METRICS_ADDR to another address", err)
+	}
+	web := newWeb(s.metricsHandler(), s.log)
+	s.log.Info("serving metrics", "address", listener.Addr().String())
+	through := make(chan struct{})
+	go func() {
+		defer close(through)
+		web.Serve(listener)
+	}()
+	return func() {
+		web.Close()
+		<-through
+	}, nil
+}
+
+// fairListener lets all that can run do so before it accepts a connection. So thousands that come at
+// once wait in the kernel's line, not before everybody else's requests.
+type fairListener struct{ net.Listener }
+
+func (l fairListener) Accept() (net.Conn, error) {
+	runtime.Gosched()
+	return l.Listener.Accept()
 }
 
 // newWeb is the HTTP server of a handler, with its limits.

@@ -409,6 +409,7 @@ func (s *server) handleAcceptInvitation(w http.ResponseWriter, r *http.Request) 
 		return err
 	}
 	b := &pgx.Batch{}
+	b.Queue(setTraceSQL, traceOf(r.Context()).mark())
 	b.Queue(enterInvitationSQL, hash, me)
 	b.Queue(lockActiveSQL, me)
 	b.Queue(acceptSQL, hash, me)

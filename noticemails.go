@@ -48,10 +48,11 @@ const (
 		WHERE n.user_id = due.user_id AND n.read_at IS NULL AND n.inbox AND NOT n.by_mail AND n.mail_id IS NULL AND n.created_at > $1::timestamptz - $2::interval
 		RETURNING n.user_id, n.mail_id)
 	` + insertMailJobs
-	// insertMailJobs has the user for operators to see; the job goes by its id.
+	// insertMailJobs has the user for operators to see; the job goes by its id. What a mail tells has many
+	// causes, so it is a part of the trace of what gathered them, $3.
 	insertMailJobs = `
-	INSERT INTO jobs (id, kind, priority, payload)
-	SELECT DISTINCT mail_id, 'notification.mail', 1::smallint, jsonb_build_object('userId', user_id) FROM n
+	INSERT INTO jobs (id, kind, priority, payload, trace)
+	SELECT DISTINCT mail_id, 'notification.mail', 1::smallint, jsonb_build_object('userId', user_id), $3::text FROM n
 	RETURNING id::text, payload::text`
 )
 
@@ -65,12 +66,12 @@ func (s *server) runGather(ctx context.Context, j job, _ *pgx.Batch) error {
 		sql  string
 		time time.Duration
 	}{{gatherSQL, mailPause}, {digestSQL, digestLookback}} {
-		made, err := queryAll[struct{ ID, Payload string }](ctx, s.db, due.sql, j.PushedAt, due.time)
+		made, err := queryAll[struct{ ID, Payload string }](ctx, s.db, due.sql, j.PushedAt, due.time, traceOf(ctx).carried())
 		if err != nil {
 			return fmt.Errorf("gather mails: %w", err)
 		}
 		for _, m := range made {
-			s.outbox.pushSoon(job{ID: m.ID, Kind: "notification.mail", Priority: 1, Payload: []byte(m.Payload)})
+			s.outbox.pushSoon(job{ID: m.ID, Kind: "notification.mail", Priority: 1, Trace: traceOf(ctx).carried(), Payload: []byte(m.Payload)})
 		}
 	}
 	return nil

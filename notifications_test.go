@@ -290,3 +290,27 @@ func TestNotificationSettings(t *testing.T) {
 		}
 	})
 }
+
+func TestInboxesKeepHalfAYear(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	root, ada := ts.signUp("Root"), ts.signUp("Ada")
+	ts.startWorking()
+	root.add(root.project("Launch"), ada, roleMember)
+	ada.wantTold("", "member.added")
+	// What is older came before it in every way; half of it was read.
+	ts.exec(`
+		INSERT INTO notifications (id, user_id, kind, detail, created_at, read_at)
+		SELECT overlay(n.id::text PLACING left(t.ms, 8) || '-' || right(t.ms, 4) FROM 1)::uuid, n.user_id, 'member.removed', jsonb_build_object('projectName', days::text), n.created_at - make_interval(days => days), CASE WHEN days % 2 = 0 THEN n.created_at END
+		FROM notifications n, generate_series(1, 1500) days,
+			LATERAL (SELECT lpad(to_hex((extract(epoch FROM n.created_at - make_interval(days => days, mins => CASE WHEN days = 180 THEN -1 ELSE 0 END)) * 1000)::bigint), 12, '0') AS ms) t`)
+	ts.runs("notifications.purge", nil)
+	got := ada.get("/api/v1/notifications?total=true&limit=1").want(200).is("total", 181).is("items.0.kind", "member.added")
+	for got.at("next") != nil {
+		got = ada.get("/api/v1/notifications?limit=100&cursor=" + got.str("next")).want(200)
+	}
+	items := got.at("items").([]any)
+	if last := got.at(fmt.Sprintf("items.%d.detail.projectName", len(items)-1)); last != "180" {
+		t.Errorf("the oldest is from %v days ago, want 180", last)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,13 +45,17 @@ type outbox struct {
 	db          *database
 	queue       *queue
 	log         *slog.Logger
+	reports     *reporter // of jobs that panic or are given up; nil: to nobody
 	kinds       map[string]jobKind
 	slots       map[string]chan struct{} // of kinds with a limit
 	completions *batcher[completion]
 	pushing     sync.WaitGroup
-	backlog     atomic.Int64 // pushes under way
+	mu          sync.Mutex
+	toPush      []job // by push, which runs while it is busy
+	busy        bool
 	snapshot    snapshot
 	lookWait    time.Duration // lookPatience, but in tests
+	pushedAgain atomic.Int64  // jobs that were not in Redis
 }
 
 func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbox {
@@ -61,6 +66,7 @@ func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbo
 			o.slots[kind.name] = make(chan struct{}, kind.limit)
 		}
 	}
+	q.runs = newRunCounts(slices.Collect(maps.Keys(o.kinds)))
 	o.completions = newBatcher(maxCompletions, o.complete)
 	q.failed = o.failJob
 	return o
@@ -90,7 +96,7 @@ type newJob struct {
 	priority int       // 0–3
 	runAt    time.Time // zero for at once
 	unique   string    // while a job with this key lives, no other is made
-	trace    string    // request id of the cause
+	trace    string    // the cause's, as trace.carried has it; or ""
 }
 
 const (
@@ -129,23 +135,44 @@ func queueJob(b *pgx.Batch, n newJob) (job, error) {
 	return j, nil
 }
 
-// pushSoon hands committed jobs to Redis without making the caller wait. If Redis does not answer
-// they are not lost: the relay finds them.
+// pushSoon hands committed jobs to Redis without making the caller wait. What Redis does not take is
+// not lost: the relay finds it.
 func (o *outbox) pushSoon(jobs ...job) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	for _, j := range jobs {
 		if len(j.Payload) > maxPayload {
 			j.Payload = nil // the worker reads it from the row
 		}
-		if o.backlog.Add(1) > maxPushing {
-			o.backlog.Add(-1)
-			continue
+		if err := o.queue.check(j); err != nil {
+			o.log.Error("push", "error", err)
+		} else if len(o.toPush) < maxPushing {
+			o.toPush = append(o.toPush, j)
 		}
-		o.pushing.Go(func() {
-			defer o.backlog.Add(-1)
-			if err := o.queue.push(context.Background(), j); err != nil {
-				o.log.Debug("push left to the relay", "job", j.ID, "error", err)
+	}
+	if len(o.toPush) > 0 && !o.busy {
+		o.busy = true
+		o.pushing.Go(o.push)
+	}
+}
+
+// push pushes until nothing waits for it; what comes meanwhile goes in one batch.
+func (o *outbox) push() {
+	for {
+		o.mu.Lock()
+		jobs := o.toPush
+		o.toPush = nil
+		o.busy = len(jobs) > 0
+		o.mu.Unlock()
+		if len(jobs) == 0 {
+			return
+		}
+		for chunk := range slices.Chunk(jobs, maxBatch) {
+			if err := o.queue.pushAll(context.Background(), chunk); err != nil {
+				o.log.Debug("push left to the relay", "jobs", len(jobs), "error", err)
+				break
 			}
-		})
+		}
 	}
 }
 
@@ -176,7 +203,9 @@ const (
 	UPDATE jobs SET attempts = attempts + 1, error = $2, run_at = clock_timestamp() + $3::interval,
 		dead_at = CASE WHEN $4 OR attempts + 1 >= $5 THEN clock_timestamp() END
 	WHERE id = $1 AND dead_at IS NULL RETURNING dead_at IS NOT NULL`
-	killJobsSQL = `UPDATE jobs SET dead_at = clock_timestamp(), error = $2 WHERE id = ANY ($1::text[]::uuid[]) AND dead_at IS NULL`
+	killJobsSQL = `
+	UPDATE jobs SET dead_at = clock_timestamp(), error = $2 WHERE id = ANY ($1::text[]::uuid[]) AND dead_at IS NULL
+	RETURNING id::text, kind, trace`
 )
 
 // runJob runs one job for the queue's worker: handler, then its end in the database, then Redis.
@@ -211,6 +240,7 @@ func (o *outbox) runJob(ctx context.Context, j job, end func(ending)) {
 		}
 		j.Payload = []byte(payload)
 	}
+	ctx = withTrace(ctx, carriedTrace(j.Trace))
 	effect := &pgx.Batch{}
 	err := kind.run(ctx, j, effect)
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errLeaseLost) || errors.Is(cause, errStopping)) {
@@ -238,6 +268,10 @@ func (o *outbox) finish(j job, c completion, end func(ending)) {
 	if err != nil {
 		o.failJob(j, err, end)
 		return
+	}
+	if o.log.Enabled(ctx, slog.LevelDebug) {
+		t := carriedTrace(j.Trace)
+		o.log.Debug("job done", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "requestId", t.request, "traceId", t.traceID())
 	}
 	if ended := o.kinds[j.Kind].ended; ended != nil {
 		ended()
@@ -308,8 +342,26 @@ func (o *outbox) failJob(j job, err error, end func(ending)) {
 	case dead:
 		e.mode = "dead"
 	}
-	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", j.Trace)
+	t := carriedTrace(j.Trace)
+	o.log.Warn("job failed", "job", j.ID, "kind", j.Kind, "attempt", j.Attempt, "mode", e.mode, "error", e.err, "requestId", t.request, "traceId", t.traceID())
+	o.report(j, err, t, e.mode == "dead")
 	end(e)
+}
+
+// report tells of a job's failure if it is the last, or a panic.
+func (o *outbox) report(j job, err error, t *trace, dead bool) {
+	panicked, _ := errors.AsType[*panicError](err)
+	if !dead && panicked == nil {
+		return
+	}
+	e := report{
+		level: "error", kind: errorType(err), text: err.Error(), by: "job", place: j.Kind, trace: t,
+		tags: map[string]string{"kind": j.Kind, "queue": o.queue.name, "job": j.ID, "attempt": strconv.Itoa(j.Attempt), "dead": strconv.FormatBool(dead), "requestId": t.request},
+	}
+	if panicked != nil {
+		e.kind, e.text, e.by, e.frames = panicType(panicked.value), fmt.Sprint(panicked.value), "panic", panicked.frames
+	}
+	o.reports.tell(e)
 }
 
 // jobID is the id of a row.
@@ -459,6 +511,7 @@ func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 		}
 		jobs[i] = job{ID: row.ID, Kind: row.Kind, Priority: row.Priority, Trace: row.Trace, PushedAt: since, RunAt: row.RunAt, Payload: []byte(row.Payload)}
 	}
+	o.pushedAgain.Add(int64(len(jobs)))
 	o.log.Info("jobs pushed again", "count", len(jobs))
 	if err := o.queue.reset(ctx, living); err != nil { // those that Redis takes for dead
 		return err
@@ -473,15 +526,18 @@ func (o *outbox) buryPoisoned(ctx context.Context) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	b := &pgx.Batch{}
-	b.Queue(killJobsSQL, ids, "three worker processes died while they held this job")
-	if err := o.db.send(ctx, b); err != nil {
+	poison := errors.New("three worker processes died while they held this job")
+	killed, err := queryAll[struct{ ID, Kind, Trace string }](ctx, o.db, killJobsSQL, ids, poison.Error())
+	if err != nil {
 		return err
+	}
+	for _, k := range killed {
+		o.report(job{ID: k.ID, Kind: k.Kind, Attempt: 3}, poison, carriedTrace(k.Trace), true)
 	}
 	return o.queue.redis.LTrim(ctx, key, int64(len(ids)), -1).Err()
 }
 
-const pausedSQL = `SELECT coalesce((SELECT paused FROM queues WHERE name = $1), false)`
+const pausedSQL = `SELECT coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused`
 
 // keepPaused renews in Redis what an operator decided.
 func (o *outbox) keepPaused(ctx context.Context) error {
@@ -506,6 +562,7 @@ type queueView struct {
 	OutboxLagMs int64    `json:"outboxLagMs"` // for how long the oldest of those has been due
 	OutboxLater int64    `json:"outboxLater"` // those that are not due
 	OutboxDead  int64    `json:"outboxDead"`  // jobs given up
+	ofKinds     []outboxState
 }
 
 // snapshot is the last look at the queue, shared by all who watch.
@@ -523,21 +580,23 @@ func (s *snapshot) expire() {
 	s.until = time.Time{}
 }
 
-// outboxState is the database's side of a queueView.
+// outboxState is the database's side of a queueView, of one kind of job.
 type outboxState struct {
-	Living, Due, Later, Dead, Lag int64
-	Paused                        bool
+	Kind                                string
+	Living, Due, Held, Later, Dead, Lag int64
 }
 
 // outboxStateSQL reads living rows up to a number. The held ids are joined, since a list that is
 // searched for each row would take seconds where there are many of both.
 const outboxStateSQL = `
-	SELECT count(*) AS living, count(*) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp()) AS due,
-		count(*) FILTER (WHERE held IS NULL AND run_at > statement_timestamp()) AS later,
-		(SELECT count(*) FROM jobs WHERE queue = $1 AND dead_at IS NOT NULL) AS dead,
-		coalesce(extract(epoch FROM statement_timestamp() - min(run_at) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp())) * 1000, 0)::bigint AS lag,
-		coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused
-	FROM (SELECT id, run_at FROM jobs WHERE queue = $1 AND dead_at IS NULL LIMIT $3) j LEFT JOIN unnest($2::uuid[]) AS held ON held = id`
+	SELECT kind, count(*) FILTER (WHERE NOT dead) AS living, count(*) FILTER (WHERE held IS NULL AND NOT dead AND run_at <= statement_timestamp()) AS due,
+		count(*) FILTER (WHERE held IS NOT NULL AND NOT dead) AS held, count(*) FILTER (WHERE held IS NULL AND NOT dead AND run_at > statement_timestamp()) AS later,
+		count(*) FILTER (WHERE dead) AS dead,
+		coalesce(extract(epoch FROM statement_timestamp() - min(run_at) FILTER (WHERE held IS NULL AND NOT dead AND run_at <= statement_timestamp())) * 1000, 0)::bigint AS lag
+	FROM (
+		(SELECT id, kind, run_at, false AS dead FROM jobs WHERE queue = $1 AND dead_at IS NULL LIMIT $3)
+		UNION ALL SELECT id, kind, run_at, true FROM jobs WHERE queue = $1 AND dead_at IS NOT NULL) j
+	LEFT JOIN unnest($2::uuid[]) AS held ON held = id GROUP BY kind ORDER BY kind`
 
 // look is the queue as it was at most snapshotLife ago. Where looking takes long it is done less
 // often, so that watching a troubled queue does not add to its troubles.
@@ -574,8 +633,18 @@ func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	}
 	ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rows, err := queryOne[outboxState](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs), maxCounted)
-	view.OutboxRows, view.OutboxReady, view.OutboxLater, view.OutboxDead = rows.Living, rows.Due, rows.Later, rows.Dead
-	view.OutboxLagMs, view.Paused = rows.Lag, rows.Paused
+	var operators struct{ Paused bool }
+	b := &pgx.Batch{}
+	b.Queue(outboxStateSQL, view.Name, heldIDs(view.runningJobs), maxCounted)
+	b.Queue(pausedSQL, view.Name)
+	err = o.db.sendEach(ctx, b, all(&view.ofKinds), one(&operators))
+	view.Paused = operators.Paused
+	for _, kind := range view.ofKinds {
+		view.OutboxRows += kind.Living
+		view.OutboxReady += kind.Due
+		view.OutboxLater += kind.Later
+		view.OutboxDead += kind.Dead
+		view.OutboxLagMs = max(view.OutboxLagMs, kind.Lag)
+	}
 	return view, err
 }

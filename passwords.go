@@ -16,7 +16,7 @@ const (
 	minPassword     = 8                       // characters
 	maxPassword     = 128                     // characters
 	hashingPatience = 1500 * time.Millisecond // waiting for a slot to hash a password
-	maxWaiting      = 64                      // passwords that wait for one; more have no hope
+	maxWaiting      = 64                      // passwords on their way to one; more have no hope
 )
 
 // storedPassword is what sign-in needs to know of an account.
@@ -182,6 +182,10 @@ func passwordDigest(password string) []byte {
 
 // hashPassword is slow on purpose; see hashSlot.
 func (s *server) hashPassword(ctx context.Context, password string) (string, error) {
+	if err := s.hashPlace(); err != nil {
+		return "", err
+	}
+	defer s.waiting.Add(-1)
 	if err := s.hashSlot(ctx); err != nil {
 		return "", err
 	}
@@ -190,13 +194,19 @@ func (s *server) hashPassword(ctx context.Context, password string) (string, err
 	return string(hash), err
 }
 
-// hashSlot waits for one of the few slots in which passwords are hashed, so that many sign-ins at
-// once cannot take every processor from the rest. There is one less than processors.
-func (s *server) hashSlot(ctx context.Context) error {
-	defer s.waiting.Add(-1)
+// hashPlace takes one of the places of those who want a password hashed, to be given back by
+// s.waiting.Add(-1). It comes before all that costs more than a refusal.
+func (s *server) hashPlace() error {
 	if s.waiting.Add(1) > maxWaiting {
+		s.waiting.Add(-1)
 		return tooManyHashes()
 	}
+	return nil
+}
+
+// hashSlot waits, in a place, for one of the few slots in which passwords are hashed, so that many
+// sign-ins at once cannot take every processor from the rest. There is one less than processors.
+func (s *server) hashSlot(ctx context.Context) error {
 	select {
 	case s.hashing <- struct{}{}:
 		return nil

@@ -88,6 +88,7 @@ var problemCodes = map[string]struct {
 	"bad_gateway":            {502, "No answer from the service", "The proxy in front could not reach a process, or that broke off. Try again; after a change that was under way, look first: it may have been made."},
 	"gateway_timeout":        {504, "The service took too long", "The proxy in front had no answer in time. Try again; after a change that was under way, look first: it may have been made."},
 	"storage_full":           {507, "Storage full", "The installation has no room for files left. Nothing was lost; tell its operator."},
+	"too_many_uploads":       {429, "Too many uploads", "Wait for one to end: one user has at most 6 at a time on one process."},
 	"too_many_streams":       {429, "Too many streams", "Close one that is not read any more: one user has at most 20 at a time on one process."},
 	"internal":               {500, "Internal error", "This is our fault; the request id helps to find it in the log."},
 }
@@ -149,6 +150,14 @@ func printable(s string, most int) string {
 		out.WriteRune(r)
 	}
 	return out.String()
+}
+
+// clip cuts a text to a number of bytes, at a whole character, and makes it valid UTF-8.
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 func isControl(r rune) bool { return r < 0x20 || 0x7f <= r && r < 0xa0 }

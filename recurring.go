@@ -77,7 +77,9 @@ func (s *server) runRecur(ctx context.Context, j job, effect *pgx.Batch) error {
 		return nil
 	}
 	id := newUUID()
+	effect.Queue(setTraceSQL, traceOf(ctx).mark())
 	effect.Queue(lockProjectOfTaskSQL, in.Task)
 	effect.Queue(repeatTaskSQL, in.Task, id, due.Format(time.DateOnly), id.time())
+	effect.Queue(setTraceSQL, "") // other jobs' effects may follow in the transaction
 	return nil
 }

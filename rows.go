@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -163,7 +162,7 @@ func appendString(b []byte, s string) []byte {
 			i += size
 			continue
 		}
-		if c >= ' ' && !strings.ContainsRune(`"\<>&`+"\x7f", rune(c)) || c == 0x7f {
+		if c >= ' ' && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' {
 			i++
 			continue
 		}

@@ -197,7 +197,7 @@ func (s *scheduler) makeTick(ctx context.Context, sc *schedule, seen *time.Time,
 			return err
 		}
 		b := &pgx.Batch{}
-		j, err := queueJob(b, newJob{kind: sc.kind, payload: sc.payload, priority: normalPriority, trace: sc.name + "@" + tick.UTC().Format(time.RFC3339)})
+		j, err := queueJob(b, newJob{kind: sc.kind, payload: sc.payload, priority: normalPriority, trace: newTrace(sc.name+"@"+tick.UTC().Format(time.RFC3339), nil).carried()})
 		if err != nil {
 			return err
 		}

@@ -250,6 +250,9 @@ CREATE TABLE events (
     kind    text NOT NULL,
     subject uuid NOT NULL,
     changes jsonb NOT NULL DEFAULT '{}',       -- {field: [old, new]}
+    -- Of the request or job whose change it is: trace-id and flags (W3C Trace Context), as the program sets
+    -- them for a transaction; NULL: not known.
+    trace   bytea DEFAULT decode(nullif(current_setting('taskflow.trace', true), ''), 'hex'),
     PRIMARY KEY (scope, seq)
 );
 CREATE INDEX events_subject ON events (subject, at, seq);
@@ -585,7 +588,7 @@ CREATE TABLE jobs (
     kind       text NOT NULL,
     priority   smallint NOT NULL DEFAULT 2 CHECK (priority BETWEEN 0 AND 3),
     payload    jsonb NOT NULL,
-    trace      text NOT NULL DEFAULT '',       -- request id of the cause
+    trace      text NOT NULL DEFAULT '',       -- of the cause: request id, a slash, trace-id and flags in hex; the first programs wrote the request id only
     unique_key text,                           -- at most one living job has it
     run_at     timestamptz(3) NOT NULL DEFAULT clock_timestamp(),
     attempts   integer NOT NULL DEFAULT 0,     -- failed ones
@@ -727,7 +730,8 @@ CREATE TABLE deliveries (
     took_ms    integer,
     status     integer,                        -- NULL: no answer
     answer     text,                           -- the beginning of its body
-    error      text
+    error      text,
+    trace      bytea DEFAULT decode(nullif(current_setting('taskflow.trace', true), ''), 'hex') -- of the event; see there
 );
 CREATE INDEX deliveries_webhook ON deliveries (webhook_id, id);
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, next_at) WHERE state = 'waiting';

@@ -25,19 +25,28 @@ type server struct {
 	mail     *mailer
 	egress   *egress
 	blobs    blobStore // what files hold
+	uploads  seats     // of files that are coming in
+	reports  *reporter // of what went wrong; nil: to nobody
 
 	requests *limiter // what one caller may ask for; nil: no limit
 	signIns  *limiter // sign-ins and the like from one address; nil: no limit
 	tickets  *limiter // of which each lets one in
 	guesses  struct { // wrong passwords
 		pair, network, account *limiter
+		wrong, slowed          atomic.Int64
 	}
 
 	deliveries struct { // what webhooks are sent
 		due      chan struct{}   // something may be
 		retries  []time.Duration // deliveryRetries, but in tests
 		offAfter time.Duration   // likewise
+		outcomes attemptOutcomes
 	}
+
+	began   time.Time                           // when this process did
+	traffic traffic                             // what it was asked
+	redised redisTraffic                        // what it asked of Redis
+	intakes struct{ files, bytes atomic.Int64 } // of uploads
 
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob
@@ -92,10 +101,7 @@ func (c caller) seesAll() bool { return c.Role == globalManager || c.Role == glo
 
 type contextKey int
 
-const (
-	callerKey contextKey = iota
-	requestKey
-)
+const callerKey contextKey = iota
 
 // callerOf is the signed-in user of a request; the route table makes sure that there is one.
 func callerOf(ctx context.Context) caller {
@@ -108,10 +114,4 @@ func callerOf(ctx context.Context) caller {
 
 func withCaller(ctx context.Context, c caller) context.Context {
 	return context.WithValue(ctx, callerKey, &c)
-}
-
-// requestOf is the request's id, for logs and problems.
-func requestOf(ctx context.Context) string {
-	id, _ := ctx.Value(requestKey).(string)
-	return id
 }

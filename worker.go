@@ -45,8 +45,9 @@ func (e retryAfterError) Unwrap() error { return e.error }
 
 // panicError is a handler's panic.
 type panicError struct {
-	value any
-	stack string
+	value  any
+	stack  string
+	frames []frame
 }
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
@@ -71,14 +72,6 @@ func endingOf(err error, attempt int) ending {
 		e.after = delay/2 + rand.N(delay/2)
 	}
 	return e
-}
-
-// clip cuts a text to a number of bytes, at a whole character, and makes it valid UTF-8.
-func clip(s string, most int) string {
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.ToValidUTF8(s, "")
 }
 
 // worker is one process's part in a queue: it takes jobs, runs them in up to slots goroutines and
@@ -286,7 +279,8 @@ func (w *worker) start(j *heldJob) {
 		defer cancelTimeout()
 		defer func() {
 			if p := recover(); p != nil {
-				w.fail(j.job, &panicError{p, string(debug.Stack())}, end)
+				w.q.runs.panics.Add(1)
+				w.fail(j.job, &panicError{p, string(debug.Stack()), panicFrames()}, end)
 			}
 			ignored.Stop()
 			freeSlot()
@@ -402,6 +396,7 @@ type recentEnd struct {
 // count adds an ending to the minute's counters: by mode and kind, and its time in buckets of
 // powers of two milliseconds. Of a fast stream only some stand among the recent.
 func (w *worker) count(e endedJob) {
+	w.q.runs.note(e.job.Kind, e.mode, e.took)
 	if e.mode == "release" {
 		return
 	}

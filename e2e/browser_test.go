@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -89,7 +90,7 @@ func startService(t *testing.T, env ...string) string {
 			t.Logf("log of taskflow dev:\n%s", tail(log.Name()))
 		}
 	})
-	base := "http://" + address
+	base := schemeOf(env) + address
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(50 * time.Millisecond) {
 		if err := ready(t.Context(), base); err == nil {
 			return base
@@ -112,7 +113,10 @@ func ready(ctx context.Context, base string) error {
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := (&http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // one that the test has made is not known
+	}}).Do(request)
 	if err != nil {
 		return err
 	}

@@ -10,19 +10,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -56,35 +51,35 @@ func run(ctx context.Context, streams, projects, rate int, length time.Duration)
 		return err
 	}
 	defer servers.Close()
-	b := &bench{servers: servers}
-	if err := b.serve(ctx); err != nil {
+	service, err := harness.StartService(ctx, servers, "BCRYPT_COST=10")
+	if err != nil {
 		return err
 	}
-	defer b.end()
+	defer service.End()
+	b := &bench{Service: service, servers: servers}
 	if err := b.people(ctx, streams/ofUser, projects); err != nil {
 		return err
 	}
 	time.Sleep(time.Second)
-	before := harness.Resident(b.cmd.Process.Pid)
+	before := harness.Resident(b.PID())
 	began := time.Now()
 	if err := b.listen(ctx, streams); err != nil {
 		return err
 	}
 	fmt.Printf("%d streams of %d users on %d projects, opened in %.1f s\n", streams, streams/ofUser, projects, time.Since(began).Seconds())
 	b.rest(ctx, length) // what opening left is collected
-	after := harness.Resident(b.cmd.Process.Pid)
+	after := harness.Resident(b.PID())
 	fmt.Printf("memory: %.1f MB before, %.1f MB after: %.1f KB a stream\n", before/1e6, after/1e6, (after-before)/1e3/float64(streams))
 	fmt.Printf("at rest: %s\n", b.rest(ctx, length))
 	fmt.Printf("%d writes a second: %s\n", rate, b.write(ctx, rate, length))
-	fmt.Printf("memory afterwards: %.1f MB\n", harness.Resident(b.cmd.Process.Pid)/1e6)
+	fmt.Printf("memory afterwards: %.1f MB\n", harness.Resident(b.PID())/1e6)
 	return ctx.Err()
 }
 
 // bench is the service and everybody who uses it.
 type bench struct {
+	*harness.Service
 	servers *harness.Servers
-	cmd     *exec.Cmd
-	url     string
 	users   []string // tokens
 	ids     []string // of projects; the first user owns them
 	heard   atomic.Int64
@@ -92,76 +87,11 @@ type bench struct {
 	delays  []float64 // ms from before a write to its event
 }
 
-func (b *bench) serve(ctx context.Context) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	address := l.Addr().String()
-	l.Close()
-	log, err := os.Create(filepath.Join(b.servers.Dir, "taskflow.log"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	b.url = "http://" + address
-	b.cmd = exec.Command("../bin/taskflow", "serve")
-	b.cmd.Env = []string{"DATABASE_URL=" + b.servers.Database, "REDIS_URL=" + b.servers.RedisURL, "JWT_SECRET=a secret for nothing but benchmarks", "LISTEN_ADDR=" + address,
-		"ROLE=api", "BCRYPT_COST=10", "ACCESS_TOKEN_TTL=24h", "RATE_LIMIT=off", "AUTH_RATE_LIMIT=off"}
-	b.cmd.Stderr, b.cmd.SysProcAttr = log, harness.Apart()
-	if err := b.cmd.Start(); err != nil {
-		return fmt.Errorf("%w; make build", err)
-	}
-	for began := time.Now(); time.Since(began) < 30*time.Second; time.Sleep(10 * time.Millisecond) {
-		if _, err := b.call(ctx, "", "GET", "/ready", ""); err == nil {
-			return nil
-		}
-	}
-	b.end()
-	return errors.New("TaskFlow did not become ready")
-}
-
-func (b *bench) end() {
-	b.cmd.Process.Kill()
-	b.cmd.Wait()
-}
-
-var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}
-
-// call makes a request and returns the answer, or one value of it.
-func (b *bench) call(ctx context.Context, token, method, path, body string, want ...string) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, method, b.url+path, strings.NewReader(body))
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s answered %d: %s", method, path, resp.StatusCode, text)
-	}
-	if err != nil || len(want) == 0 {
-		return string(text), err
-	}
-	var values map[string]any
-	if err := json.Unmarshal(text, &values); err != nil {
-		return "", err
-	}
-	return fmt.Sprint(values[want[0]]), nil
-}
-
 // people makes the users and the projects. Each user is a member of some.
 func (b *bench) people(ctx context.Context, users, projects int) error {
 	var ids []string
 	for n := range users {
-		text, err := b.call(ctx, "", "POST", "/api/v1/auth/register", fmt.Sprintf(`{"email":"user%d@example.org","password":"correct horse battery","firstName":"User","lastName":"Number"}`, n))
+		text, err := b.Call(ctx, "", "POST", "/api/v1/auth/register", fmt.Sprintf(`{"email":"user%d@example.org","password":"correct horse battery","firstName":"User","lastName":"Number"}`, n))
 		if err != nil {
 			return err
 		}
@@ -175,7 +105,7 @@ func (b *bench) people(ctx context.Context, users, projects int) error {
 		b.users, ids = append(b.users, made.AccessToken), append(ids, made.User.ID)
 	}
 	for n := range projects {
-		id, err := b.call(ctx, b.users[0], "POST", "/api/v1/projects", fmt.Sprintf(`{"name":"Project %d"}`, n), "id")
+		id, err := b.Call(ctx, b.users[0], "POST", "/api/v1/projects", fmt.Sprintf(`{"name":"Project %d"}`, n), "id")
 		if err != nil {
 			return err
 		}
@@ -183,7 +113,7 @@ func (b *bench) people(ctx context.Context, users, projects int) error {
 	}
 	for n, id := range ids[1:] {
 		for i := range ofUser {
-			if _, err := b.call(ctx, b.users[0], "POST", "/api/v1/projects/"+b.followed(n+1, i)+"/members", `{"userId":"`+id+`","role":"viewer"}`); err != nil {
+			if _, err := b.Call(ctx, b.users[0], "POST", "/api/v1/projects/"+b.followed(n+1, i)+"/members", `{"userId":"`+id+`","role":"viewer"}`); err != nil {
 				return err
 			}
 		}
@@ -203,7 +133,7 @@ func (b *bench) listen(ctx context.Context, streams int) error {
 		go func() {
 			slots <- struct{}{}
 			user := n / ofUser
-			req, err := http.NewRequestWithContext(ctx, "GET", b.url+"/api/v1/events?projectId="+b.followed(user, n%ofUser), nil)
+			req, err := http.NewRequestWithContext(ctx, "GET", b.URL+"/api/v1/events?projectId="+b.followed(user, n%ofUser), nil)
 			if err != nil {
 				opening <- err
 				return
@@ -250,7 +180,7 @@ func (b *bench) read(body io.Reader) {
 
 // cost is what the service and its stores use of a processor while do runs.
 func (b *bench) cost(do func()) string {
-	pid := b.cmd.Process.Pid
+	pid := b.PID()
 	began, service, postgres, redis := time.Now(), harness.CPU(pid), b.servers.PostgresCPU(), b.servers.RedisCPU()
 	do()
 	took := time.Since(began).Seconds()
@@ -284,7 +214,7 @@ func (b *bench) write(ctx context.Context, rate int, length time.Duration) strin
 			}
 			all.Go(func() {
 				sent := time.Now()
-				_, err := b.call(ctx, b.users[0], "POST", "/api/v1/tasks", fmt.Sprintf(`{"projectId":"%s","title":"sent at %d"}`, b.ids[n%len(b.ids)], sent.UnixNano()))
+				_, err := b.Call(ctx, b.users[0], "POST", "/api/v1/tasks", fmt.Sprintf(`{"projectId":"%s","title":"sent at %d"}`, b.ids[n%len(b.ids)], sent.UnixNano()))
 				mu.Lock()
 				defer mu.Unlock()
 				took = append(took, time.Since(sent).Seconds()*1000)

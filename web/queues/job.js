@@ -48,7 +48,7 @@ export function showJob(main, id, back, changed) {
     buttons.retry.hidden = !["dead", "scheduled"].includes(job.state);
     buttons.delete.hidden = false;
     arrange(facts, [
-      fact("Id", job.id, "mono"), fact("Trace", job.trace || "none", job.trace && "mono"), fact("Priority", priorities[job.priority]), fact("Failed attempts", String(job.attempts)),
+      fact("Id", job.id, "mono"), fact("Request", job.trace || "none", job.trace && "mono"), fact("Trace", job.traceId || "none", job.traceId && "mono"), fact("Priority", priorities[job.priority]), fact("Failed attempts", String(job.attempts)),
       job.worker && fact("Worker", job.worker, "mono"), fact("Created", job.createdAt, "time"), job.deadAt ? fact("Died", job.deadAt, "time") : fact("Due", job.runAt, "time"),
     ].filter(Boolean), ({ id, text, look }) => element("div", {}, element("dt", {}, id), element("dd", { class: look === "mono" && "mono" }, look === "time" ? moment(text) : text)));
     write(error, job.error ?? "");
