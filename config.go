@@ -92,9 +92,22 @@ type bucketSettings struct {
 	name, region string
 	endpoint     string // scheme and host, perhaps with a path; "": Amazon's
 	through      bool   // downloads go through this process, as clients do not reach the bucket
-	accessKey    secret
-	secretKey    secret
-	sessionToken secret // or ""
+	keys         bucketKeys
+	role         roleSettings // where to ask for keys, if there are none
+}
+
+// bucketKeys are what requests to a bucket are signed with.
+type bucketKeys struct {
+	access, secret secret
+	session        secret // or ""
+}
+
+// roleSettings are where the keys of the role are that a container has in AWS:
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+type roleSettings struct {
+	address   secret // has an id that is as good as the keys; "": there is no role
+	token     secret // authorizes who asks; or ""
+	tokenFile string // has the token instead, and another one from time to time; or ""
 }
 
 // collectorSettings are those of who collects errors; zero: nobody does.
@@ -119,6 +132,7 @@ var settingNames = []string{
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+	"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "METRICS_ADDR", "METRICS_TOKEN", "EMF_METRICS", "DATA_DIR",
 }
 
@@ -288,6 +302,7 @@ func (c *config) readStorage(env *settings) {
 		c.storageDir = filepath.Join(c.dataDir, "files")
 	}
 	access, key, token := env.text("AWS_ACCESS_KEY_ID", "", ""), env.text("AWS_SECRET_ACCESS_KEY", "", ""), env.text("AWS_SESSION_TOKEN", "", "")
+	role := env.role()
 	text := env.text("STORAGE_URL", "", "")
 	if text == "" {
 		return
@@ -301,10 +316,44 @@ func (c *config) readStorage(env *settings) {
 		env.wrong("STORAGE_URL", "must be a folder such as file:///var/lib/taskflow/files, or a bucket such as s3://bucket?region=eu-central-1, with &endpoint=https://s3.example.org where it is not Amazon's, and with &downloads=through where clients do not reach it")
 		return
 	}
-	if access == "" || key == "" {
-		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	switch {
+	case access != "" && key != "":
+		c.bucket.keys = bucketKeys{secret(access), secret(key), secret(token)}
+	case access == "" && key == "" && role.address != "":
+		c.bucket.role = role
+	default:
+		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that AWS gives the container")
 	}
-	c.bucket.accessKey, c.bucket.secretKey, c.bucket.sessionToken = secret(access), secret(key), secret(token)
+}
+
+// ecsCredentials is where ECS tells a container its role's keys, without the path.
+const ecsCredentials = "http://169.254.170.2"
+
+// role is where the keys of a container's role are. AWS sets these variables itself.
+func (s *settings) role() roleSettings {
+	relative, full := s.text("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "", ""), s.text("AWS_CONTAINER_CREDENTIALS_FULL_URI", "", "")
+	role := roleSettings{secret(full), secret(s.text("AWS_CONTAINER_AUTHORIZATION_TOKEN", "", "")), s.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")}
+	if full != "" && !isKeyServer(full) {
+		s.wrong("AWS_CONTAINER_CREDENTIALS_FULL_URI", "must be an https address, or an http address of this machine or of AWS's for containers")
+	}
+	if relative != "" {
+		role.address = secret(ecsCredentials + relative)
+		if !strings.HasPrefix(relative, "/") {
+			s.wrong("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "must be a path as ECS sets it")
+		}
+	}
+	return role
+}
+
+// isKeyServer tells whether keys may be asked for at an address: by http only on this machine and where AWS
+// answers containers.
+func isKeyServer(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" {
+		return err == nil && u.Hostname() != "" && u.Scheme == "https"
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.IsLoopback() || slices.Contains([]string{"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"}, u.Hostname())
 }
 
 // readBucket tells whether an address is that of a bucket, with nothing in it that means nothing.
