@@ -302,6 +302,8 @@ func (s *server) takeIn(r *http.Request, f *form, key string, taken int64, keep 
 	if err := f.end(); err != nil {
 		return err
 	}
+	s.intakes.files.Add(1)
+	s.intakes.bytes.Add(in.bytes)
 	return keep(name, in)
 }
 

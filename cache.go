@@ -66,6 +66,7 @@ type cache struct {
 	sharing chan entry
 	hits    atomic.Int64
 	misses  atomic.Int64
+	lookups [len(cacheNames)]struct{ hits, misses atomic.Int64 } // of single entries, by name
 
 	mu      sync.Mutex
 	epoch   uint64               // of the lease; what was kept before it is worthless
@@ -165,6 +166,14 @@ func (c *cache) look(ctx context.Context, keys ...key) *sight {
 			s = found
 		}
 	}
+	for i, k := range keys {
+		n := &c.lookups[cacheName(k.name)]
+		if s.bodies[i] != nil {
+			n.hits.Add(1)
+		} else {
+			n.misses.Add(1)
+		}
+	}
 	hit := s.whole()
 	if hit {
 		c.hits.Add(1)
@@ -173,6 +182,23 @@ func (c *cache) look(ctx context.Context, keys ...key) *sight {
 	}
 	timingOf(ctx).look(hit)
 	return s
+}
+
+// cacheNames are what entries' names begin with, for counting; the last is for all others.
+var cacheNames = [...]string{"session", "member", "task", "tasks", "project", "stats", "other"}
+
+// cacheName is the place in cacheNames of an entry's name.
+func cacheName(name string) int {
+	head := name
+	if end := strings.IndexAny(name, "/?"); end >= 0 {
+		head = name[:end]
+	}
+	for i, known := range cacheNames {
+		if head == known {
+			return i
+		}
+	}
+	return len(cacheNames) - 1
 }
 
 // stillTrusted tells whether what Redis said under a standing comes from the Redis of the last good beat.

@@ -271,27 +271,27 @@ func TestNobodyReadsWhatIsOlderThanAnAcknowledgedWrite(t *testing.T) {
 	}
 }
 
-// traffic counts what a server asks of its stores.
-type traffic struct {
+// roundTrips counts what a server asks of its stores.
+type roundTrips struct {
 	trips, statements, redis atomic.Int64
 }
 
-func (c *traffic) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+func (c *roundTrips) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	c.trips.Add(1)
 	c.statements.Add(1)
 	return ctx
 }
-func (c *traffic) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-func (c *traffic) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+func (c *roundTrips) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+func (c *roundTrips) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
 	c.trips.Add(1)
 	c.statements.Add(int64(data.Batch.Len()))
 	return ctx
 }
-func (c *traffic) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-func (c *traffic) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
+func (c *roundTrips) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+func (c *roundTrips) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
-func (c *traffic) DialHook(next redis.DialHook) redis.DialHook { return next }
-func (c *traffic) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (c *roundTrips) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (c *roundTrips) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if name := cmd.Name(); name != "evalsha" && name != "eval" { // the lease's beat
 			c.redis.Add(1)
@@ -299,7 +299,7 @@ func (c *traffic) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		return next(ctx, cmd)
 	}
 }
-func (c *traffic) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (c *roundTrips) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		c.redis.Add(1)
 		return next(ctx, cmds)
@@ -307,9 +307,9 @@ func (c *traffic) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 }
 
 // countTraffic has a server's traffic with PostgreSQL, and with Redis for its cache, counted.
-func (ts *testServer) countTraffic() *traffic {
+func (ts *testServer) countTraffic() *roundTrips {
 	ts.t.Helper()
-	c := &traffic{}
+	c := &roundTrips{}
 	cfg := ts.db.pool.Config()
 	cfg.ConnConfig.Tracer = c
 	pool, err := pgxpool.NewWithConfig(ts.t.Context(), cfg)
@@ -326,7 +326,7 @@ func (ts *testServer) countTraffic() *traffic {
 
 // since is what was counted since it was asked last: round trips and statements to PostgreSQL, and
 // round trips of the cache to Redis.
-func (c *traffic) since() [3]int64 {
+func (c *roundTrips) since() [3]int64 {
 	return [3]int64{c.trips.Swap(0), c.statements.Swap(0), c.redis.Swap(0)}
 }
 

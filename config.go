@@ -25,9 +25,10 @@ import (
 )
 
 const (
-	safeBcryptCost = 10             // the least that guards passwords
-	maxAccessTTL   = 24 * time.Hour // that can be set
-	maxUpload      = 48 << 30       // bytes that can be set; a bucket takes 10 000 parts (s3.go)
+	safeBcryptCost  = 10             // the least that guards passwords
+	maxAccessTTL    = 24 * time.Hour // that can be set
+	minMetricsToken = 16             // bytes
+	maxUpload       = 48 << 30       // bytes that can be set; a bucket takes 10 000 parts (s3.go)
 )
 
 // version is set by the linker; see the Makefile.
@@ -74,6 +75,9 @@ type config struct {
 	mailFrom       string         // address, perhaps with a name
 	mailDir        string         // where dev mode keeps mail without a server; "" for nowhere
 	logFormat      string         // json or text
+	metricsAddr    string         // host:port where metrics are served without a token; or empty
+	metricsToken   secret         // shows them at GET /metrics; or empty
+	emf            bool           // tell CloudWatch some of them in the log
 	dataDir        string         // dev mode's servers and secret
 	storageDir     string         // folder of attachments, where there is no bucket
 	bucket         bucketSettings // where they are instead; zero: in the folder
@@ -115,7 +119,7 @@ var settingNames = []string{
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "DATA_DIR",
+	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "METRICS_ADDR", "METRICS_TOKEN", "EMF_METRICS", "DATA_DIR",
 }
 
 // loadConfig reads flags and environment. It reports every mistake at once, by name and with the
@@ -179,9 +183,14 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	if dev {
 		slices.Reverse(defaultFormat)
 	}
+	c.metricsAddr, c.metricsToken = env.text("METRICS_ADDR", "", ""), secret(env.text("METRICS_TOKEN", "", ""))
+	c.emf = env.oneOf("EMF_METRICS", "", "off", "on") == "on"
 	c.logFormat = env.oneOf("LOG_FORMAT", "", defaultFormat...)
 	if err := c.logLevel.UnmarshalText([]byte(env.oneOf("LOG_LEVEL", "", "info", "debug", "warn", "error"))); err != nil {
 		env.wrong("LOG_LEVEL", "must be debug, info, warn or error")
+	}
+	if c.emf && (c.logFormat != "json" || c.logLevel > slog.LevelInfo) {
+		env.wrong("EMF_METRICS", "must be off unless LOG_FORMAT is json and LOG_LEVEL info or debug: it is written to the log")
 	}
 	c.check(command, &env)
 	return c, errors.Join(env.errs...)
@@ -196,9 +205,14 @@ func (c *config) check(command string, env *settings) {
 	if _, err := parseRedisURL(string(c.redisURL)); err != nil && c.redisURL != "" {
 		env.wrong("REDIS_URL", err.Error())
 	}
-	_, port, err := net.SplitHostPort(c.listenAddr)
-	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {
+	if !isListenAddress(c.listenAddr) {
 		env.wrong("LISTEN_ADDR", "must be host:port or :port, such as 127.0.0.1:8080")
+	}
+	if c.metricsAddr != "" && (!isListenAddress(c.metricsAddr) || c.metricsAddr == c.listenAddr) {
+		env.wrong("METRICS_ADDR", "must be host:port or :port, such as 127.0.0.1:9464, and another than LISTEN_ADDR")
+	}
+	if c.metricsToken != "" && len(c.metricsToken) < minMetricsToken {
+		env.wrong("METRICS_TOKEN", fmt.Sprintf("must be at least %d bytes, such as the output of: openssl rand -hex 16", minMetricsToken))
 	}
 	c.checkTLS(env)
 	if c.publicURL == "" {
@@ -228,6 +242,13 @@ func (c *config) check(command string, env *settings) {
 	if c.jwtPrevious != "" && len(c.jwtPrevious) < 32 {
 		env.wrong("JWT_SECRET_PREVIOUS", "must be at least 32 bytes")
 	}
+}
+
+// isListenAddress tells whether an address can be listened on.
+func isListenAddress(text string) bool {
+	_, port, err := net.SplitHostPort(text)
+	_, notNumber := strconv.ParseUint(port, 10, 16)
+	return err == nil && notNumber == nil
 }
 
 // checkMail judges where mail goes, and turns what says so into what newMailer takes.

@@ -54,6 +54,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379", "redis://r,hunter2", "redis+sentinel://hunter2/m/x"},
 			"JWT_SECRET":          {strings.Repeat("s", 31)},
 			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
+			"METRICS_ADDR":        {"9464", "host", ":65536", ":http"},
+			"METRICS_TOKEN":       {"short", "fifteen bytes.."},
+			"EMF_METRICS":         {"yes", "ON"},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
 			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
 			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
@@ -90,6 +93,20 @@ func TestSettingsThatAreWrong(t *testing.T) {
 				if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), name+" must be") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
 					t.Errorf("%s=%s: got %v, want only what it must be", name, value, err)
 				}
+			}
+		}
+	})
+	t.Run("are metrics for a log that does not take them", func(t *testing.T) {
+		for _, pair := range []string{"LOG_FORMAT=text", "LOG_LEVEL=warn"} {
+			env := production()
+			name, value, _ := strings.Cut(pair, "=")
+			env["EMF_METRICS"], env[name] = "on", value
+			if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "EMF_METRICS must be off") {
+				t.Errorf("%s: got %v", pair, err)
+			}
+			env[name] = ""
+			if _, err := load("serve", env); err != nil {
+				t.Error(err)
 			}
 		}
 	})

@@ -42,6 +42,10 @@ type database struct {
 	searches *turns               // of all searches
 	home     func(task uuid) uuid // the project that a task was last seen in; zero: not known
 
+	uses       *histogram   // for how long connections were in use, each time
+	failures   atomic.Int64 // of those
+	statements statementCount
+
 	changed   func(scopes []uuid) // is called after a commit with the projects and users whose log tells of it
 	uncertain func()              // is called when nobody knows whether there was a commit
 }
@@ -84,12 +88,14 @@ func openDatabase(ctx context.Context, url string, maxConns int) (*database, err
 			c.CustomData()[changedScopes] = append(told, scope)
 		}
 	}
+	statements := statementCount{new(atomic.Int64)}
+	cfg.ConnConfig.Tracer = statements
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open database pool: %w", err)
 	}
 	return &database{
-		pool: pool, patience: patience, turns: newTurns(writersAtOnce), searches: newTurns(1 + runtime.GOMAXPROCS(0)), home: func(uuid) uuid { return uuid{} },
+		pool: pool, patience: patience, uses: newHistogram(useBounds), statements: statements, turns: newTurns(writersAtOnce), searches: newTurns(1 + runtime.GOMAXPROCS(0)), home: func(uuid) uuid { return uuid{} },
 		changed: func([]uuid) {}, uncertain: func() {},
 	}, nil
 }
@@ -129,13 +135,18 @@ func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error 
 	var scopes []uuid
 	broken := false
 	err := d.conn(ctx, func(c *pgxpool.Conn) error {
+		began := time.Now()
 		err := d.watch(c, fn)
+		d.uses.observe(time.Since(began))
 		pg := c.Conn().PgConn()
 		scopes, _ = pg.CustomData()[changedScopes].([]uuid)
 		delete(pg.CustomData(), changedScopes)
 		broken = err != nil && c.Conn().IsClosed()
 		return err
 	})
+	if isFailure(ctx, err) {
+		d.failures.Add(1)
+	}
 	if len(scopes) > 0 {
 		d.changed(scopes)
 	} else if broken {
@@ -143,6 +154,41 @@ func (d *database) run(ctx context.Context, fn func(*pgxpool.Conn) error) error 
 	}
 	return err
 }
+
+// useBounds are the buckets of connections' uses.
+var useBounds = []time.Duration{
+	500 * time.Microsecond, time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
+	100 * time.Millisecond, 500 * time.Millisecond, 2500 * time.Millisecond, 10 * time.Second,
+}
+
+// isFailure tells whether an error is the database's or the program's, and not an answer to a client:
+// no row, a refusal of a schema function, a rule that is his to keep, or that he has gone.
+func isFailure(ctx context.Context, err error) bool {
+	if err == nil || ctx.Err() != nil {
+		return false
+	}
+	_, answer := errors.AsType[*problem](dbError(err))
+	return !answer
+}
+
+// statementCount counts statements, those of batches too.
+type statementCount struct{ *atomic.Int64 }
+
+func (n statementCount) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	n.Add(1)
+	return ctx
+}
+
+func (n statementCount) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (n statementCount) TraceBatchStart(ctx context.Context, _ *pgx.Conn, batch pgx.TraceBatchStartData) context.Context {
+	n.Add(int64(batch.Batch.Len()))
+	return ctx
+}
+
+func (n statementCount) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (n statementCount) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
 
 // watch runs fn and looks after the server meanwhile.
 func (d *database) watch(c *pgxpool.Conn, fn func(*pgxpool.Conn) error) error {

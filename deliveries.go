@@ -278,6 +278,7 @@ func (s *server) endAttempt(effect *pgx.Batch, id uuid, job string, a attempt, b
 		delay := retries[a.Tries] + rand.N(retries[a.Tries]/10+1)
 		state, next = "waiting", &delay
 	}
+	s.deliveries.outcomes.note(state, took)
 	var answer *string
 	if got.status != 0 {
 		text := strings.ReplaceAll(clip(string(got.body), keptAnswerText), "\x00", "")

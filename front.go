@@ -46,6 +46,7 @@ func (s *server) front(mux http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
+		s.traffic.inFlight.Add(1)
 		rec := &recorder{ResponseWriter: w}
 		id := requestID(r)
 		t := newTrace(id, r.Header["Traceparent"])
@@ -69,14 +70,17 @@ func (s *server) front(mux http.Handler) http.Handler {
 			header.Set("Connection", "close")
 		}
 		defer func() {
+			took := time.Since(start)
+			s.traffic.end(rec.seen, r.Method, rec.status, took)
 			s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", slog.String("requestId", id), slog.String("traceId", t.traceID()), slog.String("method", r.Method),
 				slog.String("path", loggedPath(r, rec.route)), slog.String("route", rec.route), slog.Int("status", rec.status), slog.Int64("bytes", rec.bytes),
-				slog.Float64("ms", float64(time.Since(start).Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
+				slog.Float64("ms", float64(took.Microseconds())/1000), slog.String("user", rec.caller()), slog.String("ip", clientAddr(r).String()))
 		}()
 		defer func() {
 			if p := recover(); p == http.ErrAbortHandler {
 				panic(p)
 			} else if p != nil {
+				s.traffic.panics.Add(1)
 				s.log.Error("panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()), "requestId", id, "traceId", t.traceID())
 				s.reports.tell(report{level: "error", kind: panicType(p), text: fmt.Sprint(p), by: "panic", place: rec.route, frames: panicFrames(), user: rec.caller(), trace: t,
 					tags: map[string]string{"requestId": id, "status": "500"}})
@@ -248,6 +252,7 @@ func charge(w http.ResponseWriter, l *limiter, key limitKey, cost int) error {
 	if a.ok {
 		return nil
 	}
+	l.refused.Add(1)
 	return newProblem("rate_limited", fmt.Sprintf("You may make %d requests at once, and then one every %v; wait %s s.", l.rate.quota, l.rate.interval(), seconds(a.wait))).
 		with("Retry-After", seconds(a.wait))
 }

@@ -43,6 +43,7 @@ func (s *server) guess(r *http.Request, email string) (*guess, error) {
 			return nil, err
 		}
 		if !known {
+			s.guesses.slowed.Add(1)
 			sleep(r.Context(), guessDelay)
 		}
 	}
@@ -60,7 +61,13 @@ const knownNetworkSQL = `
 
 // allowed refuses where too much has been guessed.
 func (g *guess) allowed() error {
-	for _, a := range []allowance{g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)} {
+	pair, network := g.s.guesses.pair.look(g.pair), g.s.guesses.network.look(g.network)
+	if !pair.ok {
+		g.s.guesses.pair.refused.Add(1)
+	} else if !network.ok {
+		g.s.guesses.network.refused.Add(1)
+	}
+	for _, a := range []allowance{pair, network} {
 		if !a.ok {
 			wait := seconds(a.wait)
 			return newProblem("rate_limited", "Too many wrong passwords came from your network; wait "+wait+" s.").with("Retry-After", wait)
@@ -71,6 +78,7 @@ func (g *guess) allowed() error {
 
 // wrong counts this try, once it is known to be wrong.
 func (g *guess) wrong() {
+	g.s.guesses.wrong.Add(1)
 	g.s.guesses.pair.note(g.pair)
 	g.s.guesses.network.note(g.network)
 	g.s.guesses.account.note(g.account)

@@ -36,7 +36,8 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
-	route  string // pattern that matched
+	route  string        // pattern that matched
+	seen   *routeTraffic // its; nil: none matched
 	user   uuid
 	timing *timing // nil: not asked for
 	claims claims  // of the token, where the handler looks up the rest

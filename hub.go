@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -53,12 +54,13 @@ type hub struct {
 	drained chan struct{} // closed when all listeners should go
 	closing sync.Once
 
-	mu        sync.Mutex
-	feeds     map[uuid]*feed
-	changed   map[*feed]struct{}
-	listeners int
-	ofUser    map[uuid]int // of them
-	polls     int
+	mu                sync.Mutex
+	feeds             map[uuid]*feed
+	changed           map[*feed]struct{}
+	listeners         int
+	opened, sent, cut atomic.Int64 // streams, what was sent to them, and those that did not take it in time
+	ofUser            map[uuid]int // of them
+	polls             int
 }
 
 // question is what is asked about scopes that have changed: first the log, then who may see it.

@@ -146,10 +146,11 @@ type limitKey struct {
 // process counts for itself.
 type limiter struct {
 	*limits
-	name   string
-	policy string // as callers are told of it
-	rate   rate
-	part   int // permits leased at once; 1 counts exactly
+	name    string
+	policy  string // as callers are told of it
+	rate    rate
+	part    int          // permits leased at once; 1 counts exactly
+	refused atomic.Int64 // requests
 
 	mu     sync.Mutex
 	young  map[limitKey]*bucket // two generations, so that those go who have not come for long

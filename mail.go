@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,16 +29,17 @@ const mailPatience = 30 * time.Second // for each step of a dialogue with the ma
 
 // mailer hands messages to a mail server (RFC 5321), or without one keeps them as files.
 type mailer struct {
-	host     string // of the server; "" for none
-	port     string
-	implicit bool   // TLS from the first byte (RFC 8314), not by STARTTLS
-	user     string // "" to send without signing in
-	password secret
-	from     *mail.Address
-	dir      string // where messages are kept without a server; "" for nowhere
-	patience time.Duration
-	dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	roots    *x509.CertPool // whom to trust; nil for the system's
+	host                  string // of the server; "" for none
+	port                  string
+	implicit              bool   // TLS from the first byte (RFC 8314), not by STARTTLS
+	user                  string // "" to send without signing in
+	password              secret
+	from                  *mail.Address
+	dir                   string // where messages are kept without a server; "" for nowhere
+	patience              time.Duration
+	dial                  func(ctx context.Context, network, address string) (net.Conn, error)
+	sent, failed, refused atomic.Int64   // messages; attempts that may be repeated; messages that the server did not want
+	roots                 *x509.CertPool // whom to trust; nil for the system's
 }
 
 // newMailer takes settings that loadConfig has checked.
@@ -83,10 +85,17 @@ func (m *mailer) send(ctx context.Context, msg message) error {
 	default:
 		err = errors.New("this process has no SMTP_URL; all processes need the same")
 	}
-	if err != nil {
-		return fmt.Errorf("send mail: %w", err)
+	_, final := errors.AsType[permanentError](err)
+	switch {
+	case final:
+		m.refused.Add(1)
+	case err != nil:
+		m.failed.Add(1)
+	default:
+		m.sent.Add(1)
+		return nil
 	}
-	return nil
+	return fmt.Errorf("send mail: %w", err)
 }
 
 // keep writes a message to a file, whole or not at all.

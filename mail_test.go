@@ -528,7 +528,7 @@ func TestMailWithoutAServerIsKept(t *testing.T) {
 
 func TestTheMailerTakesItsAddressApart(t *testing.T) {
 	t.Parallel()
-	for url, want := range map[string]mailer{
+	for url, want := range map[string]*mailer{
 		"smtp://h":             {host: "h", port: "587"},
 		"smtps://h/":           {host: "h", port: "465", implicit: true},
 		"smtp://u:p%2F@h:2525": {host: "h", port: "2525", user: "u", password: "p/"},

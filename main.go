@@ -19,6 +19,8 @@
 //	keptmails.go  dev mode's mails, to be read in a browser
 //	noticemails.go  mails of what is in inboxes: as it happens, and digests
 //	unsubscribe.go  turning those off, by a link
+//	emf.go       the same for CloudWatch, of a few figures
+//	monitoring.go what a process tells of itself, to Prometheus
 //	web.go       the API page and other embedded files
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
@@ -64,6 +66,7 @@
 //	schedule.go  jobs that time causes
 //	events.go    telling of what happened, to whoever subscribed
 //	server.go    the server and who is calling it
+//	traffic.go   what was asked, and how it went
 //
 // Engines: what knows nothing of tasks.
 //
@@ -91,9 +94,11 @@
 //	trace.go     what a request or a job is a part of
 //	batch.go     many requests in one round trip, and turns
 //	certificates.go  TLS
+//	process.go   what the system and the Go runtime know of this process
 //	config.go    settings
 //	limit.go     how often somebody may do something
 //	redis.go     one Redis, a Cluster, or Sentinel
+//	metrics.go   counting, and the text that Prometheus reads
 //	problem.go   errors that a client may see
 package main
 
@@ -291,7 +296,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		return nil, err
 	}
 	s := &server{
-		config: cfg, log: log, db: db, redis: client,
+		config: cfg, log: log, db: db, redis: client, began: time.Now(),
 		keys:     newKeyring(cfg.jwtSecret, cfg.jwtPrevious),
 		hashing:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)),
 		hashWait: hashingPatience,
@@ -303,6 +308,8 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)
 	}
+	s.deliveries.outcomes.took = newHistogram(requestBounds)
+	client.AddHook(&s.redised)
 	s.deliveries.due, s.deliveries.retries, s.deliveries.offAfter = make(chan struct{}, 1), deliveryRetries, offAfter
 	s.subscribers = s.subscriptions
 	self := ""
@@ -310,6 +317,7 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		if s.cache, err = openCache(string(cfg.redisURL), cfg.redisSpace, log); err != nil {
 			return nil, err
 		}
+		s.cache.redis.AddHook(&s.redised)
 		db.home, db.uncertain, self = s.cache.homeOf, s.cache.forgetAll, s.cache.lease.id
 	}
 	s.hub = s.newHub(self)
@@ -374,6 +382,12 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	if cfg.role == "worker" {
 		handler = s.workerHandler()
 	}
+	ended, err := s.serveMetrics()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer ended()
 	web := newWeb(handler, log)
 	web.TLSConfig = certificates(cfg, acme.LetsEncryptURL, log)
 	web.RegisterOnShutdown(s.hub.drain) // it waits for the streams to end
@@ -393,6 +407,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	defer stopWorking()
 	worked := make(chan error, 1)
 	go func() { worked <- s.work(working) }()
+	var telling sync.WaitGroup
+	if cfg.emf {
+		telling.Go(func() { s.tellCloudWatch(working) })
+	}
+	defer func() {
+		stopWorking()
+		telling.Wait()
+	}()
 	select {
 	case err := <-failed:
 		stopWorking()
@@ -406,6 +428,28 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	stopWorking()
 	err = s.stop(web)
 	return errors.Join(err, <-worked)
+}
+
+// serveMetrics serves them on an address of their own, if there is one, until end is called.
+func (s *server) serveMetrics() (end func(), err error) {
+	if s.config.metricsAddr == "" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", s.config.metricsAddr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; set METRICS_ADDR to another address", err)
+	}
+	web := newWeb(s.metricsHandler(), s.log)
+	s.log.Info("serving metrics", "address", listener.Addr().String())
+	through := make(chan struct{})
+	go func() {
+		defer close(through)
+		web.Serve(listener)
+	}()
+	return func() {
+		web.Close()
+		<-through
+	}, nil
 }
 
 // fairListener lets all that can run do so before it accepts a connection. So thousands that come at

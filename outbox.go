@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -54,6 +55,7 @@ type outbox struct {
 	busy        bool
 	snapshot    snapshot
 	lookWait    time.Duration // lookPatience, but in tests
+	pushedAgain atomic.Int64  // jobs that were not in Redis
 }
 
 func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbox {
@@ -64,6 +66,7 @@ func newOutbox(db *database, q *queue, log *slog.Logger, kinds []jobKind) *outbo
 			o.slots[kind.name] = make(chan struct{}, kind.limit)
 		}
 	}
+	q.runs = newRunCounts(slices.Collect(maps.Keys(o.kinds)))
 	o.completions = newBatcher(maxCompletions, o.complete)
 	q.failed = o.failJob
 	return o
@@ -508,6 +511,7 @@ func (o *outbox) pushMissing(ctx context.Context, ids []string) error {
 		}
 		jobs[i] = job{ID: row.ID, Kind: row.Kind, Priority: row.Priority, Trace: row.Trace, PushedAt: since, RunAt: row.RunAt, Payload: []byte(row.Payload)}
 	}
+	o.pushedAgain.Add(int64(len(jobs)))
 	o.log.Info("jobs pushed again", "count", len(jobs))
 	if err := o.queue.reset(ctx, living); err != nil { // those that Redis takes for dead
 		return err
@@ -533,7 +537,7 @@ func (o *outbox) buryPoisoned(ctx context.Context) error {
 	return o.queue.redis.LTrim(ctx, key, int64(len(ids)), -1).Err()
 }
 
-const pausedSQL = `SELECT coalesce((SELECT paused FROM queues WHERE name = $1), false)`
+const pausedSQL = `SELECT coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused`
 
 // keepPaused renews in Redis what an operator decided.
 func (o *outbox) keepPaused(ctx context.Context) error {
@@ -558,6 +562,7 @@ type queueView struct {
 	OutboxLagMs int64    `json:"outboxLagMs"` // for how long the oldest of those has been due
 	OutboxLater int64    `json:"outboxLater"` // those that are not due
 	OutboxDead  int64    `json:"outboxDead"`  // jobs given up
+	ofKinds     []outboxState
 }
 
 // snapshot is the last look at the queue, shared by all who watch.
@@ -575,21 +580,23 @@ func (s *snapshot) expire() {
 	s.until = time.Time{}
 }
 
-// outboxState is the database's side of a queueView.
+// outboxState is the database's side of a queueView, of one kind of job.
 type outboxState struct {
-	Living, Due, Later, Dead, Lag int64
-	Paused                        bool
+	Kind                                string
+	Living, Due, Held, Later, Dead, Lag int64
 }
 
 // outboxStateSQL reads living rows up to a number. The held ids are joined, since a list that is
 // searched for each row would take seconds where there are many of both.
 const outboxStateSQL = `
-	SELECT count(*) AS living, count(*) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp()) AS due,
-		count(*) FILTER (WHERE held IS NULL AND run_at > statement_timestamp()) AS later,
-		(SELECT count(*) FROM jobs WHERE queue = $1 AND dead_at IS NOT NULL) AS dead,
-		coalesce(extract(epoch FROM statement_timestamp() - min(run_at) FILTER (WHERE held IS NULL AND run_at <= statement_timestamp())) * 1000, 0)::bigint AS lag,
-		coalesce((SELECT paused FROM queues WHERE name = $1), false) AS paused
-	FROM (SELECT id, run_at FROM jobs WHERE queue = $1 AND dead_at IS NULL LIMIT $3) j LEFT JOIN unnest($2::uuid[]) AS held ON held = id`
+	SELECT kind, count(*) FILTER (WHERE NOT dead) AS living, count(*) FILTER (WHERE held IS NULL AND NOT dead AND run_at <= statement_timestamp()) AS due,
+		count(*) FILTER (WHERE held IS NOT NULL AND NOT dead) AS held, count(*) FILTER (WHERE held IS NULL AND NOT dead AND run_at > statement_timestamp()) AS later,
+		count(*) FILTER (WHERE dead) AS dead,
+		coalesce(extract(epoch FROM statement_timestamp() - min(run_at) FILTER (WHERE held IS NULL AND NOT dead AND run_at <= statement_timestamp())) * 1000, 0)::bigint AS lag
+	FROM (
+		(SELECT id, kind, run_at, false AS dead FROM jobs WHERE queue = $1 AND dead_at IS NULL LIMIT $3)
+		UNION ALL SELECT id, kind, run_at, true FROM jobs WHERE queue = $1 AND dead_at IS NOT NULL) j
+	LEFT JOIN unnest($2::uuid[]) AS held ON held = id GROUP BY kind ORDER BY kind`
 
 // look is the queue as it was at most snapshotLife ago. Where looking takes long it is done less
 // often, so that watching a troubled queue does not add to its troubles.
@@ -626,8 +633,18 @@ func (o *outbox) lookNow(ctx context.Context) (queueView, error) {
 	}
 	ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rows, err := queryOne[outboxState](ctx, o.db, outboxStateSQL, view.Name, heldIDs(view.runningJobs), maxCounted)
-	view.OutboxRows, view.OutboxReady, view.OutboxLater, view.OutboxDead = rows.Living, rows.Due, rows.Later, rows.Dead
-	view.OutboxLagMs, view.Paused = rows.Lag, rows.Paused
+	var operators struct{ Paused bool }
+	b := &pgx.Batch{}
+	b.Queue(outboxStateSQL, view.Name, heldIDs(view.runningJobs), maxCounted)
+	b.Queue(pausedSQL, view.Name)
+	err = o.db.sendEach(ctx, b, all(&view.ofKinds), one(&operators))
+	view.Paused = operators.Paused
+	for _, kind := range view.ofKinds {
+		view.OutboxRows += kind.Living
+		view.OutboxReady += kind.Due
+		view.OutboxLater += kind.Later
+		view.OutboxDead += kind.Dead
+		view.OutboxLagMs = max(view.OutboxLagMs, kind.Lag)
+	}
 	return view, err
 }

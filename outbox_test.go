@@ -19,6 +19,7 @@ func (ts *testServer) withKind(kind jobKind) {
 		kind.timeout = 10 * time.Second
 	}
 	ts.outbox.kinds[kind.name] = kind
+	ts.outbox.queue.runs.ofKind[kind.name] = newRunCounts([]string{kind.name}).ofKind[kind.name]
 }
 
 // enqueue makes a job in a transaction of its own and returns its id.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -78,12 +79,65 @@ type queue struct {
 	prefix string // of all keys, with the hash tag
 	redis  redis.UniversalClient
 	pushes *batcher[job]
+	runs   runCounts
 	failed func(j job, err error, end func(ending)) // ends jobs whose handler could not; nil: by endingOf
+}
+
+// runBounds are the buckets of jobs' times.
+var runBounds = []time.Duration{
+	time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute,
+}
+
+// otherKind stands for kinds that this process does not know.
+const otherKind = "other"
+
+// runCount is how jobs of a kind ended in this process.
+type runCount struct {
+	done, retry, dead, delay, release atomic.Int64
+	took                              *histogram // of those that ran to an end, good or bad
+}
+
+// runCounts are those of all kinds; panics, of their handlers.
+type runCounts struct {
+	ofKind map[string]*runCount
+	panics *atomic.Int64
+}
+
+func newRunCounts(kinds []string) runCounts {
+	c := runCounts{map[string]*runCount{otherKind: {took: newHistogram(runBounds)}}, new(atomic.Int64)}
+	for _, kind := range kinds {
+		c.ofKind[kind] = &runCount{took: newHistogram(runBounds)}
+	}
+	return c
+}
+
+// note counts an end.
+func (c runCounts) note(kind, mode string, took time.Duration) {
+	of := c.ofKind[kind]
+	if of == nil {
+		of = c.ofKind[otherKind]
+	}
+	switch mode {
+	case "done":
+		of.done.Add(1)
+	case "retry":
+		of.retry.Add(1)
+	case "dead":
+		of.dead.Add(1)
+	case "delay": // it could not begin yet
+		of.delay.Add(1)
+		return
+	default: // given back, as the process stops
+		of.release.Add(1)
+		return
+	}
+	of.took.observe(took)
 }
 
 // newQueue makes the client of a queue. space keeps installations that share a Redis apart.
 func newQueue(client redis.UniversalClient, space, name string) *queue {
-	q := &queue{name: name, prefix: space + ":{" + name + "}:", redis: client}
+	q := &queue{name: name, prefix: space + ":{" + name + "}:", redis: client, runs: newRunCounts(nil)}
 	q.pushes = newBatcher(maxBatch, q.pushAll)
 	return q
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -46,6 +47,37 @@ func (o redisOptions) open() redis.UniversalClient {
 		return redis.NewFailoverClient(o.sentinel)
 	}
 	return redis.NewClient(o.server)
+}
+
+// redisTraffic counts commands to Redis, and those that failed: an answer that there is nothing, or that
+// a script must be sent whole, is none of these, nor that somebody did not wait for it.
+type redisTraffic struct{ commands, failures atomic.Int64 }
+
+func (t *redisTraffic) note(commands ...redis.Cmder) {
+	t.commands.Add(int64(len(commands)))
+	for _, c := range commands {
+		if err := c.Err(); err != nil && !errors.Is(err, redis.Nil) && !errors.Is(err, context.Canceled) && !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			t.failures.Add(1)
+		}
+	}
+}
+
+func (t *redisTraffic) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (t *redisTraffic) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, c redis.Cmder) error {
+		err := next(ctx, c)
+		t.note(c)
+		return err
+	}
+}
+
+func (t *redisTraffic) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, list []redis.Cmder) error {
+		err := next(ctx, list)
+		t.note(list...)
+		return err
+	}
 }
 
 // openImpatientRedis makes a client that gives a command up after limit and does not repeat it, and

@@ -14,6 +14,7 @@ type access string
 
 const (
 	anyone       access = "anyone"
+	scrapers     access = "who has METRICS_TOKEN" // without that setting, nobody
 	signedIn     access = "signed in"
 	listers      access = "signed in, asked for together with what he lists"
 	inPerson     access = "signed in, not by an API token"
@@ -39,6 +40,7 @@ func (s *server) routes() []route {
 	return []route{
 		{"GET /health", anyone, s.handleHealth}, // is the process alive
 		{"GET /ready", anyone, s.handleReady},   // can it serve
+		{"GET /metrics", scrapers, s.handleMetrics},
 		{"GET /{$}", anyone, s.handleRoot},
 		{"GET /openapi.yaml", anyone, s.handleOpenAPI},
 		{"GET /docs", anyone, s.handleDocs},
@@ -173,7 +175,7 @@ func (s *server) handler() http.Handler {
 func (s *server) workerHandler() http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range s.routes() {
-		if rt.pattern == "GET /health" || rt.pattern == "GET /ready" {
+		if slices.Contains([]string{"GET /health", "GET /ready", "GET /metrics"}, rt.pattern) {
 			mux.Handle(rt.pattern, s.guard(rt))
 		}
 	}
@@ -183,13 +185,13 @@ func (s *server) workerHandler() http.Handler {
 
 // guard lets a route's callers in, as often as they may, and answers its errors.
 func (s *server) guard(rt route) http.Handler {
-	handle, limiter, most := rt.handle, s.limitOf(rt), s.mostBody(rt)
+	handle, limiter, most, seen := rt.handle, s.limitOf(rt), s.mostBody(rt), s.traffic.of(rt.pattern)
 	if rt.who != anyone && strings.HasPrefix(rt.pattern, "POST ") && !slices.Contains(streamed, rt.pattern) {
 		handle = s.once(rt.handle)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rec := recorderOf(w)
-		rec.route = rt.pattern
+		rec.route, rec.seen = rt.pattern, seen
 		r, err := s.admit(rec, r, rt, limiter)
 		if err == nil {
 			err = limit(rec, r, most)
@@ -206,6 +208,9 @@ func (s *server) guard(rt route) http.Handler {
 // admit finds out who calls a route, and refuses him if he may not, or not so often. The request it
 // returns knows its caller.
 func (s *server) admit(rec *recorder, r *http.Request, rt route, l *limiter) (*http.Request, error) {
+	if rt.who == scrapers {
+		return r, s.admitScraper(r)
+	}
 	if rt.who == anyone {
 		return r, charge(rec, l, addressKey(r), cost(rt, r))
 	}

@@ -33,13 +33,20 @@ type server struct {
 	tickets  *limiter // of which each lets one in
 	guesses  struct { // wrong passwords
 		pair, network, account *limiter
+		wrong, slowed          atomic.Int64
 	}
 
 	deliveries struct { // what webhooks are sent
 		due      chan struct{}   // something may be
 		retries  []time.Duration // deliveryRetries, but in tests
 		offAfter time.Duration   // likewise
+		outcomes attemptOutcomes
 	}
+
+	began   time.Time                           // when this process did
+	traffic traffic                             // what it was asked
+	redised redisTraffic                        // what it asked of Redis
+	intakes struct{ files, bytes atomic.Int64 } // of uploads
 
 	// subscribers says which jobs a fact causes; see events.go.
 	subscribers func(fact) []newJob

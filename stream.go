@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -165,6 +166,7 @@ func (s *server) handleEvents(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
+	s.hub.opened.Add(1)
 	out := &eventWriter{w: w, control: http.NewResponseController(w), patience: s.hub.patience, at: at}
 	out.control.SetReadDeadline(time.Time{}) // that of the request has been read
 	out.begin(l.user)
@@ -265,9 +267,13 @@ func (s *server) follow(ctx context.Context, l *listener, out *eventWriter) {
 			return
 		default:
 		}
-		if out.send() != nil {
+		if err := out.send(); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				s.hub.cut.Add(1)
+			}
 			return
 		}
+		s.hub.sent.Add(int64(len(steps)))
 		beat.Reset(someTime(pause, pause*5/3))
 	}
 }

@@ -279,6 +279,7 @@ func (w *worker) start(j *heldJob) {
 		defer cancelTimeout()
 		defer func() {
 			if p := recover(); p != nil {
+				w.q.runs.panics.Add(1)
 				w.fail(j.job, &panicError{p, string(debug.Stack()), panicFrames()}, end)
 			}
 			ignored.Stop()
@@ -395,6 +396,7 @@ type recentEnd struct {
 // count adds an ending to the minute's counters: by mode and kind, and its time in buckets of
 // powers of two milliseconds. Of a fast stream only some stand among the recent.
 func (w *worker) count(e endedJob) {
+	w.q.runs.note(e.job.Kind, e.mode, e.took)
 	if e.mode == "release" {
 		return
 	}
