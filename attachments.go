@@ -125,7 +125,7 @@ func (s *server) handleAttachmentContent(w http.ResponseWriter, r *http.Request)
 	if err != nil {
 		return err
 	}
-	if link := s.blobs.link(a.Key, offer(a.Name), a.ContentType, linkLife); link != "" {
+	if link := s.blobs.link(r.Context(), a.Key, offer(a.Name), a.ContentType, linkLife); link != "" {
 		w.Header().Set("Location", link)
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return nil

@@ -94,7 +94,16 @@ type bucketSettings struct {
 	through      bool   // downloads go through this process, as clients do not reach the bucket
 	accessKey    secret
 	secretKey    secret
-	sessionToken secret // or ""
+	sessionToken secret   // or ""
+	giver        keyGiver // of keys, where there are none of its own
+}
+
+// keyGiver is who hands out the keys of a role: ECS and EKS give each task one
+// (https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html).
+type keyGiver struct {
+	address   string // "": nobody
+	token     secret // shown to it; or ""
+	tokenFile string // is read for the token each time, as EKS changes it; or ""
 }
 
 // collectorSettings are those of who collects errors; zero: nobody does.
@@ -109,6 +118,9 @@ func (collectorSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[co
 // Format hides them, as that of config does.
 func (bucketSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[bucket]") }
 
+// Format hides them, as that of config does.
+func (keyGiver) Format(w fmt.State, verb rune) { io.WriteString(w, "[key giver]") }
+
 // Format hides all settings: printing a struct goes past its fields' own String.
 func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
 
@@ -119,6 +131,7 @@ var settingNames = []string{
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+	"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "METRICS_ADDR", "METRICS_TOKEN", "EMF_METRICS", "DATA_DIR",
 }
 
@@ -288,6 +301,7 @@ func (c *config) readStorage(env *settings) {
 		c.storageDir = filepath.Join(c.dataDir, "files")
 	}
 	access, key, token := env.text("AWS_ACCESS_KEY_ID", "", ""), env.text("AWS_SECRET_ACCESS_KEY", "", ""), env.text("AWS_SESSION_TOKEN", "", "")
+	giver := env.keyGiver()
 	text := env.text("STORAGE_URL", "", "")
 	if text == "" {
 		return
@@ -301,10 +315,43 @@ func (c *config) readStorage(env *settings) {
 		env.wrong("STORAGE_URL", "must be a folder such as file:///var/lib/taskflow/files, or a bucket such as s3://bucket?region=eu-central-1, with &endpoint=https://s3.example.org where it is not Amazon's, and with &downloads=through where clients do not reach it")
 		return
 	}
+	if access == "" && key == "" && giver.address != "" {
+		c.bucket.giver = giver
+		return
+	}
 	if access == "" || key == "" {
-		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that ECS or EKS gives the task")
 	}
 	c.bucket.accessKey, c.bucket.secretKey, c.bucket.sessionToken = secret(access), secret(key), secret(token)
+}
+
+// keyGiver reads who hands out a role's keys, as ECS and EKS name it.
+func (s *settings) keyGiver() keyGiver {
+	const relative, full, token = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+	path, address := s.text(relative, "", ""), s.text(full, "", "")
+	if path != "" && (path[0] != '/' || !mayGiveKeys("http://169.254.170.2"+path)) {
+		s.wrong(relative, "must be a path such as /v2/credentials/1, as ECS sets it")
+	}
+	if address != "" && !mayGiveKeys(address) {
+		s.wrong(full, "must be an https address, or an http address of this machine, as EKS sets it")
+	}
+	if path != "" {
+		address = "http://169.254.170.2" + path
+	}
+	return keyGiver{address, secret(s.text(token, "", "")), s.getenv(token + "_FILE")}
+}
+
+// keyGivers are the addresses that ECS and EKS answer at by plain http, which reaches nothing else.
+var keyGivers = []netip.Addr{netip.MustParseAddr("169.254.170.2"), netip.MustParseAddr("169.254.170.23"), netip.MustParseAddr("fd00:ec2::23")}
+
+// mayGiveKeys tells whether keys may be asked for at an address: by https, or on this machine.
+func mayGiveKeys(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return u.Scheme == "https" || u.Scheme == "http" && err == nil && (ip.IsLoopback() || slices.Contains(keyGivers, ip))
 }
 
 // readBucket tells whether an address is that of a bucket, with nothing in it that means nothing.

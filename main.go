@@ -72,6 +72,7 @@
 //
 //	mail.go      handing mail to a server
 //	s3.go        files in a bucket
+//	s3keys.go    the keys of a role, which end and are renewed
 //	blobs.go     files in a folder
 //	egress.go    requests to addresses that users chose, and to none inside
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue

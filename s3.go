@@ -37,6 +37,7 @@ type s3Bucket struct {
 	bucketSettings
 	base   *url.URL // of all blobs, with a slash at the end
 	client *http.Client
+	role   *roleKeys // instead of keys of its own; or nil
 	now    func() time.Time
 }
 
@@ -48,7 +49,7 @@ func newBucket(set bucketSettings) *s3Bucket {
 		base.Path += "/" + set.name
 	}
 	base.Path += "/"
-	return &s3Bucket{bucketSettings: set, base: base, now: time.Now, client: &http.Client{
+	b := &s3Bucket{bucketSettings: set, base: base, now: time.Now, client: &http.Client{
 		Transport: &http.Transport{
 			DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 			TLSHandshakeTimeout:   5 * time.Second,
@@ -60,6 +61,18 @@ func newBucket(set bucketSettings) *s3Bucket {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a signature is for one address
 	}}
+	if set.giver.address != "" {
+		b.role = newRoleKeys(set.giver)
+	}
+	return b
+}
+
+// keys are those that sign now.
+func (b *s3Bucket) keys(ctx context.Context) (s3Keys, error) {
+	if b.role != nil {
+		return b.role.at(ctx, b.now())
+	}
+	return s3Keys{access: b.accessKey, secret: b.secretKey, token: b.sessionToken}, nil
 }
 
 // put sends a small blob as it is and a large one in parts, each signed and, if it must be, repeated.
@@ -199,23 +212,27 @@ func (b *s3Bucket) delete(ctx context.Context, key string) error {
 
 // link is a presigned address:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-func (b *s3Bucket) link(key, disposition, media string, life time.Duration) string {
+func (b *s3Bucket) link(ctx context.Context, key, disposition, media string, life time.Duration) string {
 	if b.through {
+		return ""
+	}
+	keys, err := b.keys(ctx)
+	if err != nil || !keys.until.IsZero() && keys.until.Sub(b.now()) < life { // it ends with the keys
 		return ""
 	}
 	at := b.now().UTC()
 	query := url.Values{
-		"X-Amz-Algorithm": {"AWS4-HMAC-SHA256"}, "X-Amz-Credential": {string(b.accessKey) + "/" + b.scope(at)}, "X-Amz-Date": {at.Format(s3Time)},
+		"X-Amz-Algorithm": {"AWS4-HMAC-SHA256"}, "X-Amz-Credential": {string(keys.access) + "/" + b.scope(at)}, "X-Amz-Date": {at.Format(s3Time)},
 		"X-Amz-Expires": {strconv.Itoa(int(life.Seconds()))}, "X-Amz-SignedHeaders": {"host"},
 		"response-content-disposition": {disposition}, "response-content-type": {media},
 	}
-	if b.sessionToken != "" {
-		query.Set("X-Amz-Security-Token", string(b.sessionToken))
+	if keys.token != "" {
+		query.Set("X-Amz-Security-Token", string(keys.token))
 	}
 	address := *b.base
 	address.Path += key
 	address.RawQuery = canonicalQuery(query)
-	address.RawQuery += "&X-Amz-Signature=" + b.signature(at, "GET", &address, "host:"+address.Host+"\n", "host", unsigned)
+	address.RawQuery += "&X-Amz-Signature=" + b.signature(keys, at, "GET", &address, "host:"+address.Host+"\n", "host", unsigned)
 	return address.String()
 }
 
@@ -275,7 +292,11 @@ func (b *s3Bucket) newRequest(ctx context.Context, method, key string, query url
 	if err != nil {
 		return nil, fmt.Errorf("make request to the bucket: %w", err)
 	}
-	b.sign(r, hexSum(body))
+	keys, err := b.keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.sign(r, keys, hexSum(body))
 	return r, nil
 }
 
@@ -283,12 +304,12 @@ const s3Time = "20060102T150405Z"
 
 // sign puts the signature into the header; what is signed are the host and all of X-Amz-:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
-func (b *s3Bucket) sign(r *http.Request, payload string) {
+func (b *s3Bucket) sign(r *http.Request, keys s3Keys, payload string) {
 	at := b.now().UTC()
 	r.Header.Set("X-Amz-Date", at.Format(s3Time))
 	r.Header.Set("X-Amz-Content-Sha256", payload)
-	if b.sessionToken != "" {
-		r.Header.Set("X-Amz-Security-Token", string(b.sessionToken))
+	if keys.token != "" {
+		r.Header.Set("X-Amz-Security-Token", string(keys.token))
 	}
 	lines, names := []string{"host:" + r.URL.Host + "\n"}, []string{"host"}
 	for name := range r.Header {
@@ -298,8 +319,8 @@ func (b *s3Bucket) sign(r *http.Request, payload string) {
 	slices.Sort(names)
 	slices.Sort(lines)
 	signed := strings.Join(names, ";")
-	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+string(b.accessKey)+"/"+b.scope(at)+",SignedHeaders="+signed+
-		",Signature="+b.signature(at, r.Method, r.URL, strings.Join(lines, ""), signed, payload))
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+string(keys.access)+"/"+b.scope(at)+",SignedHeaders="+signed+
+		",Signature="+b.signature(keys, at, r.Method, r.URL, strings.Join(lines, ""), signed, payload))
 }
 
 // scope is what a signature is good for: a day, a region, a service.
@@ -308,9 +329,9 @@ func (b *s3Bucket) scope(at time.Time) string {
 }
 
 // signature signs a request in its canonical form, with a key that is derived for its scope.
-func (b *s3Bucket) signature(at time.Time, method string, address *url.URL, headers, signed, payload string) string {
+func (b *s3Bucket) signature(keys s3Keys, at time.Time, method string, address *url.URL, headers, signed, payload string) string {
 	canonical := strings.Join([]string{method, address.EscapedPath(), address.RawQuery, headers, signed, payload}, "\n")
-	key := []byte("AWS4" + string(b.secretKey))
+	key := []byte("AWS4" + string(keys.secret))
 	for _, part := range strings.Split(b.scope(at), "/") {
 		key = hmacSum(key, part)
 	}

@@ -253,7 +253,7 @@ func TestSignaturesAreThoseOfAmazonsExamples(t *testing.T) {
 		{"https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"},
 	} {
 		r := httptest.NewRequest("GET", test.address, nil)
-		b.sign(r, hexSum(nil))
+		b.sign(r, keysOf(t, b), hexSum(nil))
 		if got := r.Header.Get("Authorization"); !strings.HasSuffix(got, ",Signature="+test.want) {
 			t.Errorf("%s: got %s, want %s", test.address, got, test.want)
 		}
@@ -454,7 +454,7 @@ func TestLinksIntoABucket(t *testing.T) {
 		return resp.StatusCode, resp.Header, string(body)
 	}
 	disposition := offer("Übersicht & more+.txt")
-	link := b.link("KEY", disposition, "text/plain", linkLife)
+	link := b.link(t.Context(), "KEY", disposition, "text/plain", linkLife)
 	if status, header, body := fetch(link); status != 200 || body != "content" || header.Get("Content-Disposition") != disposition || header.Get("Content-Type") != "text/plain" {
 		t.Errorf("got %d, %v, %q", status, header, body)
 	}
@@ -472,7 +472,7 @@ func TestLinksIntoABucket(t *testing.T) {
 		}
 	}
 	b.now = func() time.Time { return time.Now().Add(-linkLife - time.Second) }
-	if status, _, _ := fetch(b.link("KEY", disposition, "text/plain", linkLife)); status != 403 {
+	if status, _, _ := fetch(b.link(t.Context(), "KEY", disposition, "text/plain", linkLife)); status != 403 {
 		t.Errorf("an old link: got %d", status)
 	}
 }
@@ -540,4 +540,13 @@ func TestAttachmentsInABucket(t *testing.T) {
 			ada.get("/ready").want(200)
 		})
 	}
+}
+
+func keysOf(t *testing.T, b *s3Bucket) s3Keys {
+	t.Helper()
+	keys, err := b.keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
