@@ -56,6 +56,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"JWT_SECRET_PREVIOUS":                    {strings.Repeat("s", 31)},
 			"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": {"hunter2", "@hunter2/x", ":80/x"},
 			"AWS_CONTAINER_CREDENTIALS_FULL_URI":     {"hunter2", "http://10.0.0.1/hunter2", "http://hunter2.example/", "http://169.254.169.254/", "ftp://127.0.0.1/", "https://u:hunter2@k.example/"},
+			"ASSET_BASE_URL":                         {"hunter2", "//cdn.example", "ftp://cdn.example", "https://cdn.example/?a", "https://u@cdn.example", "https://cdn.example; script-src *", "https://CDN.example"},
 			"METRICS_ADDR":                           {"9464", "host", ":65536", ":http"},
 			"METRICS_TOKEN":                          {"short", "fifteen bytes.."},
 			"EMF_METRICS":                            {"yes", "ON"},

@@ -46,7 +46,8 @@ func (s *server) routes() []route {
 		{"GET /docs", anyone, s.handleDocs},
 		{"GET /docs/{file}", anyone, s.handleDocsFile},
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
-		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
+		{"GET /assets/{version}/{file...}", anyone, s.handleAsset}, // files of pages, for a content delivery network
+		{"GET /account", anyone, s.handleAccountPage},              // what links in mails open
 		{"GET /account/{file}", anyone, s.handleAccountFile},
 		{"GET /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribePage},
 		{"POST /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribe}, // also by mail programs (RFC 8058)
