@@ -613,7 +613,7 @@ func TestAWSIsReachedThroughTheBalancerOnly(t *testing.T) {
 }
 
 func TestAWSStoresKeepWhatTheyHave(t *testing.T) {
-	tpl := loadTemplate(t, true)
+	tpl := loadTemplate(t, false) // not from a snapshot, which is encrypted as what it was taken of
 	for name, want := range map[string]map[string]any{
 		"Database": {"MultiAZ": true, "StorageEncrypted": true, "DeletionProtection": true, "ManageMasterUserPassword": true, "PubliclyAccessible": false},
 		"Redis":    {"MultiAZEnabled": true, "AutomaticFailoverEnabled": true, "AtRestEncryptionEnabled": true, "TransitEncryptionEnabled": true, "TransitEncryptionMode": "required"},
