@@ -424,7 +424,7 @@ func (n *newsStorm) call(as *client, method, path, body, key string, into any) b
 		text, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
 	}
-	if err != nil || resp.StatusCode == 503 {
+	if err != nil || resp.StatusCode == 503 || strings.Contains(string(text), `"idempotency_key_in_use"`) { // its first request died, and the database has yet to notice
 		n.note(func() { n.unknown++ })
 		return false
 	}
