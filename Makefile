@@ -1,4 +1,5 @@
 # make run     start TaskFlow with a private PostgreSQL and Redis; data in .taskflow
+# make cluster  the whole of a deployment on this machine: nginx, two api and two worker processes, a replica
 # make build   bin/taskflow, one static binary
 # make test    all tests, on a PostgreSQL and a Redis of their own; ARGS='-run Task -v' for some
 # make check   format, vet, staticcheck, the files of deploy/, test
@@ -20,7 +21,7 @@ CHECKERS = nginx:nginx openssl:openssl promtool:prometheus systemd-analyze:syste
 COMPILER = gcc:gcc+libc6-dev
 BROWSER = chromium|chromium-browser|google-chrome:chromium node:nodejs npm:npm
 
-.PHONY: help run build image test check check-deploy e2e tools go clean
+.PHONY: help run cluster build image test check check-deploy e2e tools go clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -29,6 +30,11 @@ run: go
 	@[ -n "$$DATABASE_URL" ] && [ -n "$$REDIS_URL" ] || { $(call need,$(SERVERS)); }
 	@$(MAKE) --no-print-directory build
 	@exec bin/taskflow dev
+
+cluster: go
+	@$(call need,$(SERVERS) nginx:nginx openssl:openssl)
+	@$(MAKE) --no-print-directory build
+	@exec deploy/cluster.sh
 
 build: go
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)" -o bin/taskflow .
@@ -79,7 +85,7 @@ need = missing=; \
 	for pair in $(foreach pair,$(1),'$(pair)'); do \
 	  found=; for program in $$(echo "$${pair%:*}" | tr '|' ' '); do \
 	    command -v $$program >/dev/null && found=yes; \
-	    for bin in /usr/lib/postgresql/*/bin; do [ -x "$$bin/$$program" ] && found=yes; done; \
+	    for bin in /usr/lib/postgresql/*/bin /usr/sbin; do [ -x "$$bin/$$program" ] && found=yes; done; \
 	  done; \
 	  [ -n "$$found" ] || missing="$$missing $$(echo "$${pair\#\#*:}" | tr '+' ' ')"; \
 	done; \

@@ -53,7 +53,7 @@ type config struct {
 	jwtPrevious    secret         // still accepted while a new secret is rolled out; or empty
 	listenAddr     string         // host:port
 	publicURL      string         // where people reach this installation, without a slash at the end
-	assetBase      string         // where pages fetch their scripts, styles and images, without a slash at the end; "": here
+	assetBaseURL   string         // where pages load their files from, without a slash at the end; "": from here
 	role           string         // all, api or worker
 	workers        int            // goroutines that run jobs
 	migrate        bool           // apply migrations at start
@@ -93,18 +93,22 @@ type bucketSettings struct {
 	name, region string
 	endpoint     string // scheme and host, perhaps with a path; "": Amazon's
 	through      bool   // downloads go through this process, as clients do not reach the bucket
-	accessKey    secret
-	secretKey    secret
-	sessionToken secret   // or ""
-	giver        keyGiver // of keys, where there are none of its own
+	keys         bucketKeys
+	role         roleSettings // where to ask for keys, if there are none
 }
 
-// keyGiver is who hands out the keys of a role: ECS and EKS give each task one
-// (https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html).
-type keyGiver struct {
-	address   string // "": nobody
-	token     secret // shown to it; or ""
-	tokenFile string // is read for the token each time, as EKS changes it; or ""
+// bucketKeys are what requests to a bucket are signed with.
+type bucketKeys struct {
+	access, secret secret
+	session        secret // or ""
+}
+
+// roleSettings are where the keys of the role are that a container has in AWS:
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+type roleSettings struct {
+	address   secret // has an id that is as good as the keys; "": there is no role
+	token     secret // authorizes who asks; or ""
+	tokenFile string // has the token instead, and another one from time to time; or ""
 }
 
 // collectorSettings are those of who collects errors; zero: nobody does.
@@ -118,9 +122,6 @@ func (collectorSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[co
 
 // Format hides them, as that of config does.
 func (bucketSettings) Format(w fmt.State, verb rune) { io.WriteString(w, "[bucket]") }
-
-// Format hides them, as that of config does.
-func (keyGiver) Format(w fmt.State, verb rune) { io.WriteString(w, "[key giver]") }
 
 // Format hides all settings: printing a struct goes past its fields' own String.
 func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
@@ -170,7 +171,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	}
 	c.listenAddr = env.text("LISTEN_ADDR", *listen, defaultAddr)
 	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
-	c.assetBase = env.assetBase("ASSET_BASE_URL")
+	c.assetBaseURL = env.assetBase("ASSET_BASE_URL")
 	c.proxies = env.networks("TRUSTED_PROXIES")
 	c.corsOrigins = env.origins("CORS_ORIGINS")
 	c.tlsCert, c.tlsKey = env.text("TLS_CERT", "", ""), env.text("TLS_KEY", "", "")
@@ -303,7 +304,7 @@ func (c *config) readStorage(env *settings) {
 		c.storageDir = filepath.Join(c.dataDir, "files")
 	}
 	access, key, token := env.text("AWS_ACCESS_KEY_ID", "", ""), env.text("AWS_SECRET_ACCESS_KEY", "", ""), env.text("AWS_SESSION_TOKEN", "", "")
-	giver := env.keyGiver()
+	role := env.role()
 	text := env.text("STORAGE_URL", "", "")
 	if text == "" {
 		return
@@ -317,43 +318,44 @@ func (c *config) readStorage(env *settings) {
 		env.wrong("STORAGE_URL", "must be a folder such as file:///var/lib/taskflow/files, or a bucket such as s3://bucket?region=eu-central-1, with &endpoint=https://s3.example.org where it is not Amazon's, and with &downloads=through where clients do not reach it")
 		return
 	}
-	if access == "" && key == "" && giver.address != "" {
-		c.bucket.giver = giver
-		return
+	switch {
+	case access != "" && key != "":
+		c.bucket.keys = bucketKeys{secret(access), secret(key), secret(token)}
+	case access == "" && key == "" && role.address != "":
+		c.bucket.role = role
+	default:
+		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that AWS gives the container")
 	}
-	if access == "" || key == "" {
-		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that ECS or EKS gives the task")
-	}
-	c.bucket.accessKey, c.bucket.secretKey, c.bucket.sessionToken = secret(access), secret(key), secret(token)
 }
 
-// keyGiver reads who hands out a role's keys, as ECS and EKS name it.
-func (s *settings) keyGiver() keyGiver {
-	const relative, full, token = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
-	path, address := s.text(relative, "", ""), s.text(full, "", "")
-	if path != "" && (path[0] != '/' || !mayGiveKeys("http://169.254.170.2"+path)) {
-		s.wrong(relative, "must be a path such as /v2/credentials/1, as ECS sets it")
+// ecsCredentials is where ECS tells a container its role's keys, without the path.
+const ecsCredentials = "http://169.254.170.2"
+
+// role is where the keys of a container's role are. AWS sets these variables itself.
+func (s *settings) role() roleSettings {
+	relative, full := s.text("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "", ""), s.text("AWS_CONTAINER_CREDENTIALS_FULL_URI", "", "")
+	role := roleSettings{secret(full), secret(s.text("AWS_CONTAINER_AUTHORIZATION_TOKEN", "", "")), s.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")}
+	if full != "" && !isKeyServer(full) {
+		s.wrong("AWS_CONTAINER_CREDENTIALS_FULL_URI", "must be an https address, or an http address of this machine or of AWS's for containers")
 	}
-	if address != "" && !mayGiveKeys(address) {
-		s.wrong(full, "must be an https address, or an http address of this machine, as EKS sets it")
+	if relative != "" {
+		role.address = secret(ecsCredentials + relative)
+		if !strings.HasPrefix(relative, "/") {
+			s.wrong("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "must be a path as ECS sets it")
+		}
 	}
-	if path != "" {
-		address = "http://169.254.170.2" + path
-	}
-	return keyGiver{address, secret(s.text(token, "", "")), s.getenv(token + "_FILE")}
+	return role
 }
 
-// keyGivers are the addresses that ECS and EKS answer at by plain http, which reaches nothing else.
-var keyGivers = []netip.Addr{netip.MustParseAddr("169.254.170.2"), netip.MustParseAddr("169.254.170.23"), netip.MustParseAddr("fd00:ec2::23")}
-
-// mayGiveKeys tells whether keys may be asked for at an address: by https, or on this machine.
-func mayGiveKeys(address string) bool {
-	u, err := url.Parse(address)
-	if err != nil || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
-		return false
+// isKeyServer tells whether keys may be asked for at an address: by http only on this machine and where AWS
+// answers containers.
+func isKeyServer(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" {
+		return err == nil && u.Hostname() != "" && u.Scheme == "https"
 	}
-	ip, err := netip.ParseAddr(u.Hostname())
-	return u.Scheme == "https" || u.Scheme == "http" && err == nil && (ip.IsLoopback() || slices.Contains(keyGivers, ip))
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.IsLoopback() || slices.Contains([]string{"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"}, u.Hostname())
 }
 
 // readBucket tells whether an address is that of a bucket, with nothing in it that means nothing.
@@ -586,24 +588,16 @@ func (s *settings) origins(name string) []string {
 	})
 }
 
-var assetBase = regexp.MustCompile(`^https?://[a-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?$`)
+// assetAddress has no sign that means anything in HTML or in a Content-Security-Policy.
+var assetAddress = regexp.MustCompile(`^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*/?$`)
 
-// assetBase is an address that can stand in a page and in its policy as it is.
+// assetBase is an address to which the paths of files are added; "" for none.
 func (s *settings) assetBase(name string) string {
 	text := s.text(name, "", "")
-	if text != "" && !assetBase.MatchString(text) {
-		s.wrong(name, "must be an http or https address such as https://cdn.example.org, perhaps with a path")
+	if text != "" && !assetAddress.MatchString(text) {
+		s.wrong(name, "must be an http or https address of letters, digits and signs of names, such as https://cdn.example.org")
 	}
-	return strings.TrimRight(text, "/")
-}
-
-// originOf is the scheme, host and port of an address that has been judged.
-func originOf(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return ""
-	}
-	return u.Scheme + "://" + u.Host
+	return strings.TrimSuffix(text, "/")
 }
 
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$`)

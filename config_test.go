@@ -49,34 +49,32 @@ func TestSettingsThatAreWrong(t *testing.T) {
 	})
 	t.Run("are each refused", func(t *testing.T) {
 		for name, values := range map[string][]string{
-			"DATABASE_URL":                           {"hunter2", "postgres://u:hunter2@[bad/taskflow", "postgres://u:hunter2@h:port/x", "mysql://u:hunter2@h/x", "postgres://u@h/x?sslmode=hunter2"},
-			"DATABASE_MAX_CONNS":                     {"0", "2", "1001", "-1", "ten", "1.5", "1e2", " 8"},
-			"REDIS_URL":                              {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379", "redis://r,hunter2", "redis+sentinel://hunter2/m/x"},
-			"JWT_SECRET":                             {strings.Repeat("s", 31)},
-			"JWT_SECRET_PREVIOUS":                    {strings.Repeat("s", 31)},
-			"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": {"hunter2", "@hunter2/x", ":80/x"},
-			"AWS_CONTAINER_CREDENTIALS_FULL_URI":     {"hunter2", "http://10.0.0.1/hunter2", "http://hunter2.example/", "http://169.254.169.254/", "ftp://127.0.0.1/", "https://u:hunter2@k.example/"},
-			"ASSET_BASE_URL":                         {"hunter2", "//cdn.example", "ftp://cdn.example", "https://cdn.example/?a", "https://u@cdn.example", "https://cdn.example; script-src *", "https://CDN.example"},
-			"METRICS_ADDR":                           {"9464", "host", ":65536", ":http"},
-			"METRICS_TOKEN":                          {"short", "fifteen bytes.."},
-			"EMF_METRICS":                            {"yes", "ON"},
-			"LISTEN_ADDR":                            {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
-			"PUBLIC_URL":                             {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
-			"TRUSTED_PROXIES":                        {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
-			"CORS_ORIGINS":                           {"hunter2", "*", "null", "https://", "https://app.example.org/", "https://app.example.org/path", "https://App.example.org", "https://app.example.org:443", "http://app.example.org:80", "ftp://app.example.org", "https://u:hunter2@app.example.org", "https://app.example.org:99999", "https://app.example.org:", "https://app.example.org,", "https://a.example.org https://b.example.org"},
-			"TLS_DOMAINS":                            {"hunter2", "*.example.org", "Tasks.example.org", "tasks.example.org:443", "192.0.2.1", "tasks.example.org.", "-a.example.org", "a..org", "müller.example.org"},
-			"RATE_LIMIT":                             {"hunter2", "600", "600/", "/1m", "0/1m", "-1/1m", "600/1", "600/500ms", "600/1500ms", "600/25h", "1000001/1m", "1.5/1m", "on", "Off", "600/1m/1m", "0"},
-			"AUTH_RATE_LIMIT":                        {"10", "10/0s", "many/1m"},
-			"ROLE":                                   {"both", "API", "api,worker"},
-			"WORKERS":                                {"0", "1001", "many"},
-			"MIGRATE":                                {"true", "1", "ON"},
-			"REGISTRATION":                           {"closed", "Open"},
-			"BCRYPT_COST":                            {"3", "9", "17", "low"},
-			"ACCESS_TOKEN_TTL":                       {"15", "59s", "25h", "-15m", "forever"},
-			"REFRESH_TOKEN_TTL":                      {"30d", "59m", "8761h"},
-			"TRASH_DAYS":                             {"0", "3651", "30d"},
-			"SMTP_URL":                               {"hunter2", "mail.example.org:587", "http://u:hunter2@mail.example.org", "smtp://", "smtp://u:hunter2@:587", "smtp://u:hunter2@h:70000", "smtp://h/hunter2", "smtp://h?hunter2", "smtp://u:hunter2%zz@h", "OFF"},
-			"MAIL_FROM":                              {"hunter2", "TaskFlow", "a@example.org, b@example.org", "TaskFlow <hunter2>", "ä@example.org", "TaskFlow <a@example.org", "a@example.org\r\nBcc: b@example.org"},
+			"DATABASE_URL":        {"hunter2", "postgres://u:hunter2@[bad/taskflow", "postgres://u:hunter2@h:port/x", "mysql://u:hunter2@h/x", "postgres://u@h/x?sslmode=hunter2"},
+			"DATABASE_MAX_CONNS":  {"0", "2", "1001", "-1", "ten", "1.5", "1e2", " 8"},
+			"REDIS_URL":           {"hunter2", "http://hunter2", "redis://r/hunter2", "redis://:hunter2@r:port", "localhost:6379", "redis://r,hunter2", "redis+sentinel://hunter2/m/x"},
+			"JWT_SECRET":          {strings.Repeat("s", 31)},
+			"JWT_SECRET_PREVIOUS": {strings.Repeat("s", 31)},
+			"METRICS_ADDR":        {"9464", "host", ":65536", ":http"},
+			"METRICS_TOKEN":       {"short", "fifteen bytes.."},
+			"EMF_METRICS":         {"yes", "ON"},
+			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
+			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
+			"ASSET_BASE_URL":      {"hunter2", "cdn.example.org", "ftp://cdn.example.org", "https://", "https://u:hunter2@cdn.example.org", "https://cdn.example.org?hunter2", "https://cdn.example.org/#", "https://cdn.example.org;hunter2", "https://cdn.example.org/a b", "https://cdn.example.org/'", "https://cdn.example.org,https://b", "https://cdn.example.org:0", "https://*", "https://cdn.example.org//x", "https://cdn.example.org\n"},
+			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
+			"CORS_ORIGINS":        {"hunter2", "*", "null", "https://", "https://app.example.org/", "https://app.example.org/path", "https://App.example.org", "https://app.example.org:443", "http://app.example.org:80", "ftp://app.example.org", "https://u:hunter2@app.example.org", "https://app.example.org:99999", "https://app.example.org:", "https://app.example.org,", "https://a.example.org https://b.example.org"},
+			"TLS_DOMAINS":         {"hunter2", "*.example.org", "Tasks.example.org", "tasks.example.org:443", "192.0.2.1", "tasks.example.org.", "-a.example.org", "a..org", "müller.example.org"},
+			"RATE_LIMIT":          {"hunter2", "600", "600/", "/1m", "0/1m", "-1/1m", "600/1", "600/500ms", "600/1500ms", "600/25h", "1000001/1m", "1.5/1m", "on", "Off", "600/1m/1m", "0"},
+			"AUTH_RATE_LIMIT":     {"10", "10/0s", "many/1m"},
+			"ROLE":                {"both", "API", "api,worker"},
+			"WORKERS":             {"0", "1001", "many"},
+			"MIGRATE":             {"true", "1", "ON"},
+			"REGISTRATION":        {"closed", "Open"},
+			"BCRYPT_COST":         {"3", "9", "17", "low"},
+			"ACCESS_TOKEN_TTL":    {"15", "59s", "25h", "-15m", "forever"},
+			"REFRESH_TOKEN_TTL":   {"30d", "59m", "8761h"},
+			"TRASH_DAYS":          {"0", "3651", "30d"},
+			"SMTP_URL":            {"hunter2", "mail.example.org:587", "http://u:hunter2@mail.example.org", "smtp://", "smtp://u:hunter2@:587", "smtp://u:hunter2@h:70000", "smtp://h/hunter2", "smtp://h?hunter2", "smtp://u:hunter2%zz@h", "OFF"},
+			"MAIL_FROM":           {"hunter2", "TaskFlow", "a@example.org, b@example.org", "TaskFlow <hunter2>", "ä@example.org", "TaskFlow <a@example.org", "a@example.org\r\nBcc: b@example.org"},
 			"STORAGE_URL": {"hunter2", "/var/lib/hunter2", "file://hunter2/x", "file:files", "file:///x?hunter2", "file:///x#hunter2", "s3://", "s3://Hunter2", "s3://b", "s3://hunter2/x", "s3://u:hunter2@bucket", "s3://bucket?hunter2=1", "s3://bucket?region=a&region=b",
 				"s3://bucket?region=hunter2%20", "s3://bucket?endpoint=hunter2", "s3://bucket?endpoint=https://u:hunter2@h", "s3://bucket?endpoint=https://h?hunter2", "s3://bucket?downloads=hunter2", "s3://bucket?downloads=", "http://hunter2"},
 			"UPLOAD_MAX_BYTES":    {"0", "-1", "100MiB", "1e8", "+5", "51539607553", "off"},
@@ -242,36 +240,47 @@ func TestSettingsOfTheStorage(t *testing.T) {
 	if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "STORAGE_URL must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") {
 		t.Errorf("a bucket without keys: got %v", err)
 	}
-	env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"], env["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "/v2/credentials/1", "hunter2"
-	role := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, giver: keyGiver{"http://169.254.170.2/v2/credentials/1", "hunter2", ""}}
-	if c, err := load("serve", env); err != nil || c.bucket != role {
-		t.Errorf("a bucket by the role of an ECS task: got another, %v", err)
-	} else if said := fmt.Sprintf("%v %+v %#v", c.bucket.giver, c.bucket.giver, c.bucket.giver); strings.Contains(said, "hunter2") {
-		t.Errorf("a secret shows itself: %s", said)
-	}
-	for _, address := range []string{"http://169.254.170.23/v1/credentials", "http://[fd00:ec2::23]/v1", "http://127.0.0.1:9/x", "https://keys.example/x"} {
-		delete(env, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
-		env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = address
-		if c, err := load("serve", env); err != nil || c.bucket.giver.address != address {
-			t.Errorf("a bucket by the role of %s: got another, %v", address, err)
-		}
-	}
-	env["AWS_ACCESS_KEY_ID"] = "AKID"
-	if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "STORAGE_URL must have the keys") {
-		t.Errorf("half a key beside a role: got %v", err)
-	}
 	file := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(file, []byte("hunter2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY_FILE"], env["AWS_SESSION_TOKEN"] = "AKID", file, "token"
-	want := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, accessKey: "AKID", secretKey: "hunter2", sessionToken: "token"}
+	want := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, keys: bucketKeys{access: "AKID", secret: "hunter2", session: "token"}}
 	c, err := load("serve", env)
 	if err != nil || c.bucket != want {
 		t.Errorf("a bucket: got another, %v", err)
 	}
 	if said := fmt.Sprintf("%v %+v %#v", c.bucket, c.bucket, c.bucket); strings.Contains(said, "hunter2") {
 		t.Errorf("a secret shows itself: %s", said)
+	}
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY_FILE": "", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/id", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "https://keys.example.org/"} {
+		env[name] = value
+	}
+	want.keys, want.role = bucketKeys{}, roleSettings{address: "http://169.254.170.2/v2/id"}
+	if c, err := load("serve", env); err != nil || c.bucket != want {
+		t.Errorf("a role by its path: got another, %v", err)
+	}
+	env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"], env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "", file
+	for address, ok := range map[string]bool{
+		"http://169.254.170.23/v1/credentials": true, "http://[fd00:ec2::23]/v1": true, "http://127.0.0.2:8080/": true, "http://[::1]/": true, "http://localhost/": true, "https://keys.example.org/": true,
+		"http://169.254.169.254/": false, "http://keys.example.org/": false, "http://10.0.0.1/": false, "http://127.0.0.1.example.org/": false, "https://": false, "ftp://localhost/": false, "/v2/id": false, "http://[::1": false,
+	} {
+		env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = address
+		c, err := load("serve", env)
+		if ok && (err != nil || c.bucket.role != roleSettings{secret(address), "hunter2", file}) {
+			t.Errorf("a role at %s: got another, %v", address, err)
+		} else if !ok && (err == nil || !strings.HasPrefix(err.Error(), "AWS_CONTAINER_CREDENTIALS_FULL_URI must be an https address")) {
+			t.Errorf("a role at %s: got %v", address, err)
+		}
+	}
+	env["AWS_ACCESS_KEY_ID"] = "AKID"
+	env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "https://keys.example.org/"
+	if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "STORAGE_URL must have the keys") {
+		t.Errorf("half of a pair of keys beside a role: got %v", err)
+	}
+	env["AWS_SECRET_ACCESS_KEY"] = "set"
+	if c, err := load("serve", env); err != nil || c.bucket.role != (roleSettings{}) || c.bucket.keys.secret != "set" {
+		t.Errorf("keys beside a role: got others, %v", err)
 	}
 	env["STORAGE_URL"] = "s3://bucket"
 	if c, err := load("serve", env); err != nil || c.bucket.region != "us-east-1" || c.bucket.endpoint != "" || c.bucket.through {

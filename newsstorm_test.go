@@ -424,7 +424,7 @@ func (n *newsStorm) call(as *client, method, path, body, key string, into any) b
 		text, err = io.ReadAll(resp.Body)
 		resp.Body.Close()
 	}
-	if err != nil || resp.StatusCode == 503 {
+	if err != nil || resp.StatusCode == 503 || strings.Contains(string(text), `"idempotency_key_in_use"`) { // its first request died, and the database has yet to notice
 		n.note(func() { n.unknown++ })
 		return false
 	}
@@ -655,10 +655,6 @@ func (n *newsStorm) checkNotices() {
 	byMail := map[string]bool{} // kinds that are mailed where nobody set anything
 	for _, k := range noticeKinds {
 		byMail[k.name] = k.email
-	}
-	type mailed struct {
-		ID, Email, Title string
-		Lines            int
 	}
 	mails := n.readMails()
 	var api *process

@@ -85,6 +85,8 @@ var problemCodes = map[string]struct {
 	"idempotency_key_reused": {422, "Idempotency-Key used before", "Another request had this key in the last 24 hours; make a new one for each request that is not a repetition."},
 	"rate_limited":           {429, "Too many requests", "Wait for the time in Retry-After; RateLimit tells how many requests are left."},
 	"unavailable":            {503, "Temporarily unavailable", "Try again after the time in Retry-After. After a change that was under way, look first: it may have been made."},
+	"bad_gateway":            {502, "No answer from the service", "The proxy in front could not reach a process, or that broke off. Try again; after a change that was under way, look first: it may have been made."},
+	"gateway_timeout":        {504, "The service took too long", "The proxy in front had no answer in time. Try again; after a change that was under way, look first: it may have been made."},
 	"storage_full":           {507, "Storage full", "The installation has no room for files left. Nothing was lost; tell its operator."},
 	"too_many_uploads":       {429, "Too many uploads", "Wait for one to end: one user has at most 6 at a time on one process."},
 	"too_many_streams":       {429, "Too many streams", "Close one that is not read any more: one user has at most 20 at a time on one process."},

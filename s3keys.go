@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,127 +12,132 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
-	keysPatience = 3 * time.Second  // with who hands out keys; it is on the same machine
-	keysEarly    = 10 * time.Minute // before their end, new ones are asked for; Amazon has them ready then
-	keysPause    = 10 * time.Second // until it is asked again after a failure, while the old ones are good
-	maxKeys      = 64 << 10         // bytes of an answer
+	keysAhead     = 10 * time.Minute // before keys end others are asked for, while they still sign
+	keysLeast     = 2 * time.Minute  // that keys must be good for: as long as what they sign
+	keysPatience  = 5 * time.Second  // with one request for keys
+	keysPause     = time.Second      // between two of them
+	maxKeysAnswer = 64 << 10         // bytes
 )
 
-// s3Keys sign requests.
-type s3Keys struct {
-	access, secret, token secret
-	until                 time.Time // zero: for good
-}
-
-// roleKeys are the keys of a role, renewed before they end, by one at a time.
+// roleKeys are the keys of the role that AWS gives a container. They last some hours; the container asks
+// for the next ones: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-iam-roles.html
 type roleKeys struct {
-	giver  keyGiver
+	roleSettings
 	client *http.Client
-	turn   chan struct{} // held by who asks for new ones
-
-	mu    sync.Mutex
-	held  s3Keys
-	again time.Time // not before this new ones are asked for while the held are good
+	now    func() time.Time
+	turn   chan struct{}            // of one: whose it is asks, all others wait or go on with what is held
+	held   atomic.Pointer[heldKeys] // never nil
 }
 
-func newRoleKeys(giver keyGiver) *roleKeys {
-	return &roleKeys{giver: giver, turn: make(chan struct{}, 1), client: &http.Client{
-		Timeout: keysPatience,
-		// No proxy of the environment, which the answer is no business of.
-		Transport:     &http.Transport{DialContext: (&net.Dialer{Timeout: time.Second}).DialContext, DisableKeepAlives: true},
+// heldKeys are keys as they were told, and what asking for others came to.
+type heldKeys struct {
+	bucketKeys
+	until  time.Time
+	again  time.Time // not to ask before
+	failed error     // of the last request, or nil
+}
+
+func newRoleKeys(set roleSettings) *roleKeys {
+	k := &roleKeys{roleSettings: set, now: time.Now, turn: make(chan struct{}, 1), client: &http.Client{
+		Transport: &http.Transport{ // never by a proxy
+			DialContext:       (&net.Dialer{Timeout: time.Second}).DialContext,
+			DisableKeepAlives: true, // hours lie between two requests
+		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+	k.held.Store(&heldKeys{failed: errors.New("no keys yet")})
+	return k
 }
 
-// at is the keys for a request that is signed now. While the held ones are good nobody waits but who renews them.
-func (k *roleKeys) at(ctx context.Context, now time.Time) (s3Keys, error) {
-	held, good, fresh := k.look(now)
-	if fresh {
-		return held, nil
+// current is keys that are good for keysLeast at least. One caller at a time asks for new ones; the others
+// wait only where there is nothing left to sign with.
+func (k *roleKeys) current(ctx context.Context) (bucketKeys, error) {
+	held := k.held.Load()
+	left := held.until.Sub(k.now())
+	if left > keysAhead {
+		return held.bucketKeys, nil
 	}
-	select {
-	case k.turn <- struct{}{}:
-	default:
-		if good {
-			return held, nil
+	if left > keysLeast {
+		select {
+		case k.turn <- struct{}{}:
+		default:
+			return held.bucketKeys, nil
 		}
+	} else {
 		select {
 		case k.turn <- struct{}{}:
 		case <-ctx.Done():
-			return s3Keys{}, &storageError{cause: ctx.Err()}
+			return bucketKeys{}, ctx.Err()
 		}
 	}
 	defer func() { <-k.turn }()
-	if held, good, fresh = k.look(now); fresh { // somebody else has been faster
-		return held, nil
+	if held = k.held.Load(); !k.now().Before(held.again) && held.until.Sub(k.now()) <= keysAhead { // nobody else has just asked
+		held = k.ask(ctx, held)
+		k.held.Store(held)
 	}
-	made, err := k.ask(ctx)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case err == nil:
-		k.held, k.again = made, now.Add(keysPause)
-		return made, nil
-	case good:
-		k.again = now.Add(keysPause)
-		return held, nil
+	if held.until.Sub(k.now()) > keysLeast {
+		return held.bucketKeys, nil
 	}
-	return s3Keys{}, &storageError{cause: err}
+	return bucketKeys{}, fmt.Errorf("keys of the container's role: %w", cmp.Or(held.failed, errors.New("they are about to end, and there are no others")))
 }
 
-// look is the keys that are held, whether they are good, and whether they need not be renewed yet.
-func (k *roleKeys) look(now time.Time) (held s3Keys, good, fresh bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	good = k.held.until.After(now)
-	return k.held, good, good && (k.held.until.Sub(now) > keysEarly || now.Before(k.again))
-}
-
-// ask gets keys. Its errors hold nothing of the answer, which has secrets.
-func (k *roleKeys) ask(ctx context.Context) (s3Keys, error) {
-	r, err := http.NewRequestWithContext(ctx, "GET", k.giver.address, nil)
+// ask asks for keys and, where there are none, keeps those before. A caller who goes away does not end it:
+// others wait for the answer.
+func (k *roleKeys) ask(ctx context.Context, before *heldKeys) *heldKeys {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), keysPatience)
+	defer cancel()
+	next, err := k.fetch(ctx)
 	if err != nil {
-		return s3Keys{}, fmt.Errorf("ask for the role's keys: %w", err)
+		next = &heldKeys{bucketKeys: before.bucketKeys, until: before.until, failed: err}
 	}
-	token := string(k.giver.token)
-	if k.giver.tokenFile != "" {
-		content, err := os.ReadFile(k.giver.tokenFile)
+	next.again = k.now().Add(keysPause)
+	return next
+}
+
+// fetch asks once. Its errors have neither the address nor anything of the answer: both are secret.
+func (k *roleKeys) fetch(ctx context.Context) (*heldKeys, error) {
+	token := string(k.token)
+	if k.tokenFile != "" {
+		content, err := os.ReadFile(k.tokenFile)
 		if err != nil {
-			return s3Keys{}, fmt.Errorf("ask for the role's keys: %w", err)
+			return nil, fmt.Errorf("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: %w", err)
 		}
-		token = strings.TrimSpace(string(content))
+		token = strings.TrimRight(string(content), "\r\n")
 	}
+	r, err := http.NewRequestWithContext(ctx, "GET", string(k.address), nil)
+	if err != nil {
+		return nil, errors.New("the address cannot be asked")
+	}
+	r.Header.Set("Accept", "application/json")
 	if token != "" {
 		r.Header.Set("Authorization", token)
 	}
 	resp, err := k.client.Do(r)
 	if err != nil {
 		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err // without the address, whose path is as good as a key
+			err = e.Err
 		}
-		return s3Keys{}, fmt.Errorf("ask for the role's keys: %w", err)
+		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeys))
-	if err != nil {
-		return s3Keys{}, fmt.Errorf("ask for the role's keys: %w", err)
+	var answer struct {
+		AccessKeyId, SecretAccessKey, Token string // as AWS spells them
+		Expiration                          time.Time
 	}
-	var said struct {
-		AccessKeyID     secret `json:"AccessKeyId"`
-		SecretAccessKey secret
-		Token           secret
-		Expiration      time.Time // RFC 3339
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeysAnswer))
+	if err != nil {
+		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return s3Keys{}, fmt.Errorf("ask for the role's keys: the answer is %d", resp.StatusCode)
+		return nil, fmt.Errorf("the answer is %d", resp.StatusCode)
 	}
-	if json.Unmarshal(body, &said) != nil || said.AccessKeyID == "" || said.SecretAccessKey == "" || said.Token == "" || said.Expiration.IsZero() {
-		return s3Keys{}, errors.New("ask for the role's keys: the answer holds none")
+	if json.Unmarshal(body, &answer) != nil || answer.AccessKeyId == "" || answer.SecretAccessKey == "" || answer.Expiration.IsZero() {
+		return nil, errors.New("the answer has no keys")
 	}
-	return s3Keys{said.AccessKeyID, said.SecretAccessKey, said.Token, said.Expiration}, nil
+	return &heldKeys{bucketKeys: bucketKeys{secret(answer.AccessKeyId), secret(answer.SecretAccessKey), secret(answer.Token)}, until: answer.Expiration}, nil
 }

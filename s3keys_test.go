@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -14,196 +17,262 @@ import (
 	"time"
 )
 
-// keyServer hands out the keys of a role, as ECS does.
+// keyServer tells a container the keys of its role, as ECS does.
 type keyServer struct {
 	*httptest.Server
-	asked  atomic.Int32
-	handle atomic.Pointer[http.HandlerFunc]
+	mu    sync.Mutex
+	keys  bucketKeys
+	life  time.Duration // of the keys it tells
+	fail  string        // what it answers with 500 instead; "" for nothing
+	hold  chan struct{} // answers wait until it is closed; nil: they do not
+	token string        // who asks must have it
+	asked atomic.Int64
 }
 
-func newKeyServer(t *testing.T, handle http.HandlerFunc) *keyServer {
+func newKeyServer(t *testing.T) *keyServer {
 	t.Helper()
-	k := &keyServer{}
-	k.handle.Store(&handle)
+	k := &keyServer{keys: s3Keys(), life: 6 * time.Hour, token: "hunter2"}
 	k.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		k.asked.Add(1)
-		(*k.handle.Load())(w, r)
+		k.mu.Lock()
+		keys, life, fail, hold, token := k.keys, k.life, k.fail, k.hold, k.token
+		k.mu.Unlock()
+		if hold != nil {
+			<-hold
+		}
+		switch {
+		case r.Header.Get("Authorization") != token:
+			w.WriteHeader(http.StatusForbidden)
+		case fail != "":
+			w.WriteHeader(http.StatusInternalServerError)
+			fmt.Fprint(w, fail)
+		default:
+			json.NewEncoder(w).Encode(map[string]string{
+				"RoleArn": "arn:aws:iam::111122223333:role/taskflow", "AccessKeyId": string(keys.access), "SecretAccessKey": string(keys.secret), "Token": string(keys.session),
+				"Expiration": time.Now().Add(life).UTC().Format(time.RFC3339),
+			})
+		}
 	}))
 	t.Cleanup(k.Close)
 	return k
 }
 
-// giveKeys answers the keys that s3Server knows, good for a while.
-func giveKeys(w http.ResponseWriter, life time.Duration) {
-	fmt.Fprintf(w, `{"RoleArn":"arn:aws:iam::1:role/r","AccessKeyId":%q,"SecretAccessKey":%q,"Token":%q,"Expiration":%q}`,
-		s3Key, s3Secret, s3Token, time.Now().Add(life).UTC().Format(time.RFC3339))
+// role asks the server, with a clock that the test can put forward.
+func (k *keyServer) role() (role *roleKeys, forward func(time.Duration)) {
+	role = newRoleKeys(roleSettings{address: secret(k.URL + "/v2/credentials/id"), token: "hunter2"})
+	var ahead atomic.Int64
+	role.now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	return role, func(d time.Duration) { ahead.Add(int64(d)) }
 }
 
-// asRole is a bucket without keys of its own.
-func (s *s3Server) asRole(k *keyServer) *s3Bucket {
-	return newBucket(bucketSettings{name: "attic", region: "eu-north-1", endpoint: s.URL, giver: keyGiver{address: k.URL + "/v2/credentials/1"}})
+// change makes the server tell something else.
+func (k *keyServer) change(change func(k *keyServer)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change(k)
 }
 
-// The whole way through, as in a task of ECS: no key is set, and every request is signed with those of the role.
-func TestAttachmentsByTheRoleOfATask(t *testing.T) {
-	t.Parallel()
-	s := newS3Server(t)
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte("let me in\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	k := newKeyServer(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "let me in" || r.URL.Path != "/v2/credentials/1" {
-			w.WriteHeader(403)
-			return
-		}
-		giveKeys(w, 6*time.Hour)
-	})
-	ts := newTestServer(t, "STORAGE_URL=s3://attic?region=eu-north-1&endpoint="+s.URL, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+k.URL+"/v2/credentials/1", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE="+file)
-	ada := ts.signUp("Ada")
-	id := ada.attach(ada.task(ada.project("Launch"), "Ship"), "a.txt", "content")
-	link := ada.get("/api/v1/attachments/" + id + "/content").want(307).header.Get("Location")
-	u, err := url.Parse(link)
-	if err != nil || u.Query().Get("X-Amz-Security-Token") != s3Token {
-		t.Errorf("the link does not hold the role's token: %v", err)
-	}
-	resp, err := http.Get(link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != 200 || len(s.refused) > 0 || k.asked.Load() != 1 {
-		t.Errorf("the link answers %d, refused are %v, keys were asked for %d times", resp.StatusCode, s.refused, k.asked.Load())
-	}
-	if said := ts.log.String(); strings.Contains(said, s3Secret) || strings.Contains(said, s3Token) || strings.Contains(said, "let me in") {
-		t.Error("the log has a secret")
-	}
-}
+var otherKeys = bucketKeys{access: "ASIAOTHER", secret: "another/secret", session: "another+token"}
 
 func TestKeysOfARole(t *testing.T) {
 	t.Parallel()
-	put := func(b *s3Bucket) error { return b.put(t.Context(), "KEY", strings.NewReader("x")) }
-
-	t.Run("are asked for once by many at the same time", func(t *testing.T) {
-		s, begun := newS3Server(t), make(chan struct{})
-		k := newKeyServer(t, func(w http.ResponseWriter, r *http.Request) {
-			<-begun
-			giveKeys(w, time.Hour)
-		})
-		b := s.asRole(k)
-		var all sync.WaitGroup
-		for range 20 {
-			all.Go(func() {
-				if err := put(b); err != nil {
-					t.Error(err)
-				}
-			})
+	current := func(t *testing.T, role *roleKeys, want bucketKeys) {
+		t.Helper()
+		if got, err := role.current(t.Context()); err != nil || got != want {
+			t.Errorf("got keys of %s, %v", string(got.access), err)
 		}
-		time.Sleep(50 * time.Millisecond) // for all to come; fewer would ask no more often
-		close(begun)
-		all.Wait()
-		if n := k.asked.Load(); n != 1 {
-			t.Errorf("they were asked for %d times", n)
+	}
+	count := func(t *testing.T, k *keyServer, want int64) {
+		t.Helper()
+		if got := k.asked.Load(); got != want {
+			t.Errorf("they were asked for %d times, want %d", got, want)
 		}
+	}
+	t.Run("are asked for once and renewed before they end", func(t *testing.T) {
+		k := newKeyServer(t)
+		role, forward := k.role()
+		current(t, role, s3Keys())
+		forward(6*time.Hour - keysAhead - time.Minute)
+		k.change(func(k *keyServer) { k.keys, k.life = otherKeys, 12*time.Hour })
+		current(t, role, s3Keys())
+		count(t, k, 1)
+		forward(2 * time.Minute)
+		current(t, role, otherKeys)
+		count(t, k, 2)
 	})
-
-	t.Run("are renewed before they end, while others use the old ones", func(t *testing.T) {
-		s, renew := newS3Server(t), make(chan struct{})
-		k := newKeyServer(t, func(w http.ResponseWriter, r *http.Request) { giveKeys(w, keysEarly+time.Minute) })
-		b := s.asRole(k)
-		if err := put(b); err != nil {
-			t.Fatal(err)
+	t.Run("are asked for once by all at once", func(t *testing.T) {
+		k := newKeyServer(t)
+		role, forward := k.role()
+		all := func() (done func() []bucketKeys) {
+			var wait sync.WaitGroup
+			got := make([]bucketKeys, 32)
+			for i := range got {
+				wait.Go(func() { got[i], _ = role.current(t.Context()) })
+			}
+			return func() []bucketKeys { wait.Wait(); return got }
 		}
-		slow := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			<-renew
-			giveKeys(w, 6*time.Hour)
-		})
-		k.handle.Store(&slow)
-		later := time.Now().Add(2 * time.Minute)
-		one := make(chan error)
-		go func() {
-			_, err := b.role.at(t.Context(), later)
-			one <- err
-		}()
-		for k.asked.Load() < 2 {
+		hold := make(chan struct{})
+		k.change(func(k *keyServer) { k.hold = hold })
+		done := all()
+		for k.asked.Load() == 0 {
 			time.Sleep(time.Millisecond)
 		}
-		for range 5 {
-			if keys, err := b.role.at(t.Context(), later); err != nil || keys.access != s3Key {
+		close(hold)
+		for _, got := range done() {
+			if got != s3Keys() {
+				t.Fatalf("got keys of %q", string(got.access))
+			}
+		}
+		count(t, k, 1)
+
+		hold = make(chan struct{})
+		k.change(func(k *keyServer) { k.hold, k.keys, k.life = hold, otherKeys, 12*time.Hour })
+		forward(6*time.Hour - keysAhead + time.Minute)
+		renewing := make(chan struct{})
+		go func() { defer close(renewing); role.current(t.Context()) }()
+		for k.asked.Load() == 1 {
+			time.Sleep(time.Millisecond)
+		}
+		for _, got := range all()() { // while one waits for the next keys, the others go on
+			if got != s3Keys() {
+				t.Fatalf("got keys of %q", string(got.access))
+			}
+		}
+		close(hold)
+		<-renewing
+		current(t, role, otherKeys)
+		count(t, k, 2)
+	})
+	t.Run("stay in use until they end where there are no others", func(t *testing.T) {
+		k := newKeyServer(t)
+		role, forward := k.role()
+		current(t, role, s3Keys())
+		k.change(func(k *keyServer) { k.fail = string(s3Keys().secret) })
+		forward(6*time.Hour - keysAhead + time.Minute)
+		for range 10 {
+			current(t, role, s3Keys())
+		}
+		count(t, k, 2) // not at every request
+		forward(keysAhead - time.Minute - keysLeast + time.Second)
+		for range 10 {
+			_, err := role.current(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "the answer is 500") || strings.Contains(err.Error(), s3Secret) || strings.Contains(err.Error(), "/v2/") {
+				t.Fatalf("got %v", err)
+			}
+		}
+		count(t, k, 3)
+		k.change(func(k *keyServer) { k.fail, k.keys, k.life = "", otherKeys, 12*time.Hour })
+		forward(keysPause)
+		current(t, role, otherKeys)
+	})
+	t.Run("are for who has the token, which may change in its file", func(t *testing.T) {
+		k := newKeyServer(t)
+		file := filepath.Join(t.TempDir(), "token")
+		write := func(token string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("old")
+		role, forward := k.role()
+		role.token, role.tokenFile = "hunter2", file
+		if _, err := role.current(t.Context()); err == nil || !strings.Contains(err.Error(), "403") {
+			t.Errorf("with another token: got %v", err)
+		}
+		write("hunter2")
+		forward(keysPause)
+		current(t, role, s3Keys())
+		os.Remove(file)
+		if _, err := role.fetch(t.Context()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("without the file: got %v", err)
+		}
+	})
+	t.Run("are asked for also when who needed them first has gone", func(t *testing.T) {
+		k := newKeyServer(t)
+		role, _ := k.role()
+		hold := make(chan struct{})
+		k.change(func(k *keyServer) { k.hold = hold })
+		gone, leave := context.WithCancel(t.Context())
+		first := make(chan error, 1)
+		go func() { _, err := role.current(gone); first <- err }()
+		for k.asked.Load() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := role.current(canceled()); !errors.Is(err, context.Canceled) {
+			t.Errorf("who has gone still waits: %v", err)
+		}
+		leave()
+		close(hold)
+		<-first
+		current(t, role, s3Keys())
+		count(t, k, 1)
+	})
+	for what, answer := range map[string]string{
+		"no JSON": "<html>", "no end": `{"AccessKeyId":"a","SecretAccessKey":"b","Token":"c"}`, "no secret": `{"AccessKeyId":"a","Expiration":"2100-01-01T00:00:00Z"}`,
+		"only an end that is past": `{"AccessKeyId":"a","SecretAccessKey":"b","Expiration":"2020-01-01T00:00:00Z"}`,
+	} {
+		t.Run("are not taken from an answer with "+what, func(t *testing.T) {
+			odd := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, answer) }))
+			defer odd.Close()
+			if got, err := newRoleKeys(roleSettings{address: secret(odd.URL)}).current(t.Context()); err == nil || got != (bucketKeys{}) {
 				t.Errorf("got %v", err)
 			}
-		}
-		close(renew)
-		if err := <-one; err != nil {
-			t.Error(err)
-		}
-		if keys, err := b.role.at(t.Context(), later.Add(time.Hour)); err != nil || time.Until(keys.until) < 5*time.Hour || k.asked.Load() != 2 {
-			t.Errorf("got keys until %v, %v, asked for %d times", keys.until, err, k.asked.Load())
-		}
-	})
+		})
+	}
+}
 
-	t.Run("are used to their end where no new ones are to be had", func(t *testing.T) {
-		s := newS3Server(t)
-		k := newKeyServer(t, func(w http.ResponseWriter, r *http.Request) { giveKeys(w, keysEarly+time.Minute) })
-		b := s.asRole(k)
-		if err := put(b); err != nil {
+func canceled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}
+
+// The whole way through: a bucket that only a role's keys open, which change under way.
+func TestAttachmentsInABucketOfARole(t *testing.T) {
+	t.Parallel()
+	s, k := newS3Server(t), newKeyServer(t)
+	ts := newTestServer(t, "STORAGE_URL=s3://attic?region=eu-north-1&endpoint="+s.URL, "AWS_CONTAINER_CREDENTIALS_FULL_URI="+k.URL+"/v2/credentials/id", "AWS_CONTAINER_AUTHORIZATION_TOKEN=hunter2")
+	ada := ts.signUp("Ada")
+	task := ada.task(ada.project("Launch"), "Ship")
+	fetch := func(id string) {
+		t.Helper()
+		link := ada.get("/api/v1/attachments/" + id + "/content").want(307).header.Get("Location")
+		if u, err := url.Parse(link); err != nil || u.Query().Get("X-Amz-Security-Token") == "" {
+			t.Errorf("the link has no token: %v", err)
+		}
+		resp, err := http.Get(link)
+		if err != nil {
 			t.Fatal(err)
 		}
-		broken := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) })
-		k.handle.Store(&broken)
-		soon, end := time.Now().Add(2*time.Minute), time.Now().Add(keysEarly+2*time.Minute)
-		for range 5 {
-			if _, err := b.role.at(t.Context(), soon); err != nil {
-				t.Error(err)
-			}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("the link answers %d: %v", resp.StatusCode, s.refused)
 		}
-		if n := k.asked.Load(); n != 2 {
-			t.Errorf("they were asked for %d times in a moment, want 2", n)
+	}
+	id := ada.attach(task, "a.txt", "content")
+	fetch(id)
+	role := ts.server.blobs.(*s3Bucket).role
+	k.change(func(k *keyServer) { k.keys = otherKeys })
+	s.mu.Lock()
+	s.keys = otherKeys
+	s.mu.Unlock()
+	held := *role.held.Load()
+	held.until, held.again = time.Now().Add(keysLeast), time.Time{}
+	role.held.Store(&held)
+	fetch(id)
+	ada.attach(task, "b.txt", "content")
+	if got := k.asked.Load(); got != 2 {
+		t.Errorf("keys were asked for %d times", got)
+	}
+	k.Close()
+	held.until = time.Now()
+	role.held.Store(&held)
+	a := ada.get("/api/v1/attachments/"+id+"/content").problem(503, "unavailable")
+	ada.post("/api/v1/tasks/"+task+"/attachments", formOf("c", "x")).problem(503, "unavailable")
+	for _, leak := range []string{s3Secret, string(otherKeys.secret), "hunter2", "credentials/id"} {
+		if strings.Contains(ts.log.String(), leak) || strings.Contains(string(a.body), leak) {
+			t.Errorf("%q has got out", leak)
 		}
-		if _, err := b.role.at(t.Context(), soon.Add(keysPause+time.Second)); err != nil || k.asked.Load() != 3 {
-			t.Errorf("after a pause: got %v, asked for %d times", err, k.asked.Load())
-		}
-		if _, err := b.role.at(t.Context(), end); err == nil {
-			t.Error("keys that have ended are used")
-		}
-	})
-
-	t.Run("make links that last as long as they say, or none", func(t *testing.T) {
-		s := newS3Server(t)
-		k := newKeyServer(t, func(w http.ResponseWriter, r *http.Request) { giveKeys(w, linkLife-10*time.Second) })
-		if link := s.asRole(k).link(t.Context(), "KEY", "attachment", "text/plain", linkLife); link != "" {
-			t.Errorf("got %s, whose keys end before", link)
-		}
-		whole := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { giveKeys(w, time.Hour) })
-		k.handle.Store(&whole)
-		if link := s.asRole(k).link(t.Context(), "KEY", "attachment", "text/plain", linkLife); link == "" {
-			t.Error("got none")
-		}
-	})
-
-	t.Run("that cannot be had are told without what was answered", func(t *testing.T) {
-		s := newS3Server(t)
-		for name, answer := range map[string]http.HandlerFunc{
-			"refused":  func(w http.ResponseWriter, r *http.Request) { http.Error(w, "hunter2", 403) },
-			"no JSON":  func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hunter2") },
-			"an error": func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"code":"hunter2"}`) },
-			"no end": func(w http.ResponseWriter, r *http.Request) {
-				fmt.Fprint(w, `{"AccessKeyId":"a","SecretAccessKey":"hunter2","Token":"t"}`)
-			},
-			"moved":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/hunter2", 302) },
-			"cut short": func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
-		} {
-			k := newKeyServer(t, answer)
-			b := s.asRole(k)
-			if _, err := b.keys(t.Context()); err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "/v2/credentials/1") {
-				t.Errorf("%s: got %v", name, err)
-			}
-			if link := b.link(t.Context(), "KEY", "attachment", "text/plain", linkLife); link != "" {
-				t.Errorf("%s: a link without keys: %s", name, link)
-			}
-		}
-		if len(s.asked) > 0 {
-			t.Errorf("the bucket was sent %v", s.asked)
-		}
-	})
+	}
 }

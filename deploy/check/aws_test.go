@@ -606,6 +606,21 @@ func TestAWSIsReachedThroughTheBalancerOnly(t *testing.T) {
 			}
 		}
 	}
+	// The network for static files fetches those and nothing else.
+	origins, files := map[any]any{}, at(tpl.resources["Assets"].Properties, "DistributionConfig")
+	for _, origin := range entries(at(files, "Origins")) {
+		origins[origin["Id"]] = origin["OriginPath"]
+	}
+	behaviors := entries(at(files, "CacheBehaviors"))
+	if len(behaviors) != 1 || behaviors[0]["PathPattern"] != "/assets/*" || origins[behaviors[0]["TargetOriginId"]] != nil {
+		t.Errorf("CloudFront fetches %v", behaviors)
+	}
+	if path, _ := origins[at(files, "DefaultCacheBehavior", "TargetOriginId")].(string); !strings.HasPrefix(path, "/assets/") {
+		t.Errorf("CloudFront fetches all else from %q", path)
+	}
+	if !strings.Contains(string(read(t, "routes.go")), `"GET /assets/{version}/`) || environment(tpl.container(t, "ApiTask"))["ASSET_BASE_URL"] != "https://Assets.DomainName" {
+		t.Error("pages do not load what CloudFront has")
+	}
 	redirect := at(tpl.resources["HttpListener"].Properties, "DefaultActions", 0)
 	if at(redirect, "Type") != "redirect" || at(redirect, "RedirectConfig", "Protocol") != "HTTPS" {
 		t.Errorf("plain HTTP is answered by %v", redirect)
