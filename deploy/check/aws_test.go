@@ -178,10 +178,18 @@ func TestAWSTemplateFitsTheSchemaOfEachResource(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delete(document.(map[string]any), "$id") // says that it is the schema of schemas
 	addLater(document)
+	// Of its 7000 definitions only those of types that are used; all would take a minute to look through.
+	used := map[string]any{}
+	all := loadTemplate(t, true).resources
+	for name, definition := range document.(map[string]any)["definitions"].(map[string]any) {
+		kind, _, _ := strings.Cut(name, ".")
+		if name == "Tag" || slices.ContainsFunc(slices.Collect(maps.Values(all)), func(r resource) bool { return r.Type == kind }) {
+			used[name] = definition
+		}
+	}
 	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("cloudformation.json", document); err != nil {
+	if err := compiler.AddResource("cloudformation.json", map[string]any{"definitions": used}); err != nil {
 		t.Fatal(err)
 	}
 	for _, all := range []bool{true, false} {
