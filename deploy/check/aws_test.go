@@ -207,6 +207,7 @@ var attributes = map[string][]string{
 	"AWS::ElastiCache::ReplicationGroup":        {"PrimaryEndPoint.Address"},
 	"AWS::ECS::Service":                         {"Name"},
 	"AWS::CloudFront::Distribution":             {"DomainName"},
+	"AWS::CloudFront::Function":                 {"FunctionARN"},
 }
 
 // uses calls use for every name that a node refers to, and for the attribute or "". under are the
