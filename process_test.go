@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -397,50 +396,4 @@ func TestCommandsOfTheProgram(t *testing.T) {
 		})
 	}
 	p.anonymous().post(loginPath, jsonOf(credentials{"op@example.org", testPassword})).want(200).is("user.role", "admin")
-}
-
-// TestThePasswordOfTheDatabaseMayStandApart has PostgreSQL ask for a password that is in PGPASSWORD, as
-// a secret that holds nothing else can be handed over. What it contains needs no escaping there.
-func TestThePasswordOfTheDatabaseMayStandApart(t *testing.T) {
-	t.Parallel()
-	database := newTestDatabase(t)
-	admin := connect(t, database)
-	_, name, _ := cutLast(string(database), "=")
-	const password = "a:b/c?d#e@f g%"
-	var file string
-	if err := admin.QueryRow(t.Context(), "SHOW hba_file").Scan(&file); err != nil {
-		t.Fatal(err)
-	}
-	rules, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, append([]byte("local "+name+" "+name+" scram-sha-256\n"), rules...), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, sql := range []string{"CREATE ROLE " + name + " LOGIN PASSWORD '" + password + "'", "GRANT ALL ON SCHEMA public TO " + name, "GRANT ALL ON ALL TABLES IN SCHEMA public TO " + name, "SELECT pg_reload_conf()"} {
-		if _, err := admin.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if _, err := admin.Exec(context.Background(), "DROP OWNED BY "+name+" CASCADE; DROP ROLE "+name); err != nil {
-			t.Error(err)
-		}
-	})
-	migrateWith := func(password string) string {
-		out, err := command(t, []string{"DATABASE_URL=" + string(database) + " user=" + name, "PGPASSWORD=" + password}, "migrate").CombinedOutput()
-		return fmt.Sprint(err, string(out))
-	}
-	for began := time.Now(); strings.HasPrefix(migrateWith("wrong"), "<nil>"); time.Sleep(10 * time.Millisecond) { // until the server has read its rules
-		if time.Since(began) > 5*time.Second {
-			t.Fatal("a wrong password is taken")
-		}
-	}
-	if said := migrateWith("wrong"); !strings.Contains(said, "28P01") && !strings.Contains(said, "password authentication failed") {
-		t.Errorf("by a wrong password: %s", said)
-	}
-	if said := migrateWith(password); !strings.HasPrefix(said, "<nil>") || strings.Contains(said, password) {
-		t.Errorf("by the password: %s", said)
-	}
 }

@@ -215,6 +215,7 @@ var attributes = map[string][]string{
 	"AWS::ElastiCache::ReplicationGroup":        {"PrimaryEndPoint.Address"},
 	"AWS::ECS::Service":                         {"Name"},
 	"AWS::CloudFront::Distribution":             {"DomainName"},
+	"AWS::CloudFront::Function":                 {"FunctionARN"},
 }
 
 // uses calls use for every name that a node refers to, and for the attribute or "". under are the
@@ -622,16 +623,11 @@ func TestAWSIsReachedThroughTheBalancerOnly(t *testing.T) {
 		}
 	}
 	// The network for static files fetches those and nothing else.
-	origins, files := map[any]any{}, at(tpl.resources["Assets"].Properties, "DistributionConfig")
-	for _, origin := range entries(at(files, "Origins")) {
-		origins[origin["Id"]] = origin["OriginPath"]
-	}
-	behaviors := entries(at(files, "CacheBehaviors"))
-	if len(behaviors) != 1 || behaviors[0]["PathPattern"] != "/assets/*" || origins[behaviors[0]["TargetOriginId"]] != nil {
-		t.Errorf("CloudFront fetches %v", behaviors)
-	}
-	if path, _ := origins[at(files, "DefaultCacheBehavior", "TargetOriginId")].(string); !strings.HasPrefix(path, "/assets/") {
-		t.Errorf("CloudFront fetches all else from %q", path)
+	first := at(tpl.resources["Assets"].Properties, "DistributionConfig", "DefaultCacheBehavior", "FunctionAssociations", 0)
+	function, _, _ := strings.Cut(fmt.Sprint(at(first, "FunctionARN")), ".")
+	code := fmt.Sprint(tpl.resources[function].Properties["FunctionCode"])
+	if at(first, "EventType") != "viewer-request" || !strings.Contains(code, "uri.startsWith('/assets/') ? event.request : {statusCode: 404") || at(tpl.resources["Assets"].Properties, "DistributionConfig", "CacheBehaviors") != nil {
+		t.Errorf("CloudFront fetches more than static files: %s", code)
 	}
 	if !strings.Contains(string(read(t, "routes.go")), `"GET /assets/{version}/`) || environment(tpl.container(t, "ApiTask"))["ASSET_BASE_URL"] != "https://Assets.DomainName" {
 		t.Error("pages do not load what CloudFront has")
