@@ -53,6 +53,7 @@ type config struct {
 	jwtPrevious    secret         // still accepted while a new secret is rolled out; or empty
 	listenAddr     string         // host:port
 	publicURL      string         // where people reach this installation, without a slash at the end
+	assetBaseURL   string         // where pages load their files from, without a slash at the end; "": from here
 	role           string         // all, api or worker
 	workers        int            // goroutines that run jobs
 	migrate        bool           // apply migrations at start
@@ -128,7 +129,7 @@ func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
 // settingNames is every variable loadConfig reads, in the order the README lists them; each also
 // works as NAME_FILE, the path of a file that holds the value (a mounted secret).
 var settingNames = []string{
-	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
+	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL", "ASSET_BASE_URL",
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
@@ -170,6 +171,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	}
 	c.listenAddr = env.text("LISTEN_ADDR", *listen, defaultAddr)
 	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
+	c.assetBaseURL = env.assetBase("ASSET_BASE_URL")
 	c.proxies = env.networks("TRUSTED_PROXIES")
 	c.corsOrigins = env.origins("CORS_ORIGINS")
 	c.tlsCert, c.tlsKey = env.text("TLS_CERT", "", ""), env.text("TLS_KEY", "", "")
@@ -584,6 +586,18 @@ func (s *settings) origins(name string) []string {
 		usual := u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
 		return wrongPort == nil && !usual && !strings.HasSuffix(u.Host, ":")
 	})
+}
+
+// assetAddress has no sign that means anything in HTML or in a Content-Security-Policy.
+var assetAddress = regexp.MustCompile(`^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*/?$`)
+
+// assetBase is an address to which the paths of files are added; "" for none.
+func (s *settings) assetBase(name string) string {
+	text := s.text(name, "", "")
+	if text != "" && !assetAddress.MatchString(text) {
+		s.wrong(name, "must be an http or https address of letters, digits and signs of names, such as https://cdn.example.org")
+	}
+	return strings.TrimSuffix(text, "/")
 }
 
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$`)

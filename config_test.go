@@ -59,6 +59,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"EMF_METRICS":         {"yes", "ON"},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
 			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
+			"ASSET_BASE_URL":      {"hunter2", "cdn.example.org", "ftp://cdn.example.org", "https://", "https://u:hunter2@cdn.example.org", "https://cdn.example.org?hunter2", "https://cdn.example.org/#", "https://cdn.example.org;hunter2", "https://cdn.example.org/a b", "https://cdn.example.org/'", "https://cdn.example.org,https://b", "https://cdn.example.org:0", "https://*", "https://cdn.example.org//x", "https://cdn.example.org\n"},
 			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
 			"CORS_ORIGINS":        {"hunter2", "*", "null", "https://", "https://app.example.org/", "https://app.example.org/path", "https://App.example.org", "https://app.example.org:443", "http://app.example.org:80", "ftp://app.example.org", "https://u:hunter2@app.example.org", "https://app.example.org:99999", "https://app.example.org:", "https://app.example.org,", "https://a.example.org https://b.example.org"},
 			"TLS_DOMAINS":         {"hunter2", "*.example.org", "Tasks.example.org", "tasks.example.org:443", "192.0.2.1", "tasks.example.org.", "-a.example.org", "a..org", "müller.example.org"},

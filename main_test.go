@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -36,6 +38,7 @@ var world struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	if os.Getenv(stormEnv) != "" {
 		stormWorker()
 		return
@@ -130,6 +133,9 @@ func testConfig(t testing.TB, database secret, env ...string) config {
 		"BCRYPT_COST": "4", "DATABASE_MAX_CONNS": "8", "LOG_LEVEL": "debug", "PUBLIC_URL": "http://taskflow.test", "SMTP_URL": "off",
 		"STORAGE_URL": "file://" + t.TempDir(),
 	}
+	if isFaced(t) {
+		values["TRUSTED_PROXIES"] = "127.0.0.1"
+	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		values[name] = value
@@ -171,6 +177,7 @@ func startTestServer(t testing.TB, database secret, env ...string) *testServer {
 		ts.server.close()
 		ts.checkLog(t)
 	})
+	ts.proxied(t)
 	return ts
 }
 
@@ -364,7 +371,7 @@ func bodyOf(resp *http.Response) (got []byte, err error) {
 
 // testHTTP follows no redirects and keeps many connections.
 var testHTTP = &http.Client{
-	Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
+	Transport:     &http.Transport{MaxIdleConnsPerHost: 64, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, // of nginx
 	Timeout:       30 * time.Second,
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
