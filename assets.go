@@ -97,6 +97,12 @@ func newAssets(baseURL string) (*assets, error) {
 	return a, nil
 }
 
+// isAssetVersion tells whether a text may be the version of some program's files.
+func isAssetVersion(text string) bool {
+	b, err := hex.DecodeString(text)
+	return err == nil && len(b) == 8 && hex.EncodeToString(b) == text
+}
+
 // sum makes the version of what all files are called and hold.
 func (a *assets) sum() error {
 	hash := sha256.New()

@@ -25,6 +25,9 @@ func (c *client) refused(method, path, body string, status int, code string) *an
 func (sc *scene) everyRoute(test func(c *client, rt route, method string, good sample)) {
 	sc.t.Helper()
 	for _, rt := range sc.routes() {
+		if rt.who == scrapers {
+			continue // who have a token of their own
+		}
 		method, _, _ := strings.Cut(rt.pattern, " ")
 		sc.run(rt.pattern, func(t *testing.T) {
 			c := sc.admin.signIn()

@@ -6,16 +6,17 @@ import (
 	"errors"
 	"maps"
 	"math"
-	"slices"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 const testMetricsToken = "a token for scraping"
@@ -131,10 +132,13 @@ func TestMetricsTellTheTruth(t *testing.T) {
 	ts := newHookServer(t, "SMTP_URL=smtp://"+mailHost, "MAIL_FROM=taskflow@example.org", "AUTH_RATE_LIMIT=40/1h")
 	ms.reachedBy(ts.mail)
 	failing := map[string]int{"flaky": 1, "broken": 100}
+	var mu sync.Mutex
 	tried := map[string]int{}
 	ts.withKind(jobKind{name: "test.works", run: func(context.Context, job, *pgx.Batch) error { return nil }})
-	ts.withKind(jobKind{name: "test.fails", limit: 1, run: func(_ context.Context, j job, _ *pgx.Batch) error {
+	ts.withKind(jobKind{name: "test.fails", run: func(_ context.Context, j job, _ *pgx.Batch) error {
 		name := string(j.Payload)
+		mu.Lock()
+		defer mu.Unlock()
 		if tried[name]++; name == `"panics"` && tried[name] == 1 {
 			panic("on purpose")
 		}

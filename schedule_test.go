@@ -88,7 +88,8 @@ func (w *scheduleWorld) made(name string) []string {
 	}
 	ticks := []string{}
 	for _, f := range found {
-		ticks = append(ticks, strings.TrimPrefix(f.Trace, name+"@"))
+		tick, _, _ := strings.Cut(strings.TrimPrefix(f.Trace, name+"@"), "/") // what follows is of the trace
+		ticks = append(ticks, tick)
 	}
 	return ticks
 }

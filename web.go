@@ -51,8 +51,9 @@ func (s *server) writePage(w http.ResponseWriter, page string) error {
 // processes are exchanged a page may ask one for the files of another: it gets those that there are, for once.
 // Pages may load them across origins, which module scripts need when they come from another address.
 func (s *server) handleAsset(w http.ResponseWriter, r *http.Request) error {
+	version := r.PathValue("version")
 	file, ok := s.assets.files[r.PathValue("page")+"/"+r.PathValue("file")]
-	if !ok {
+	if !ok || !isAssetVersion(version) {
 		return newProblem("not_found", "")
 	}
 	data, err := fs.ReadFile(file.from, file.name)
@@ -61,7 +62,7 @@ func (s *server) handleAsset(w http.ResponseWriter, r *http.Request) error {
 	}
 	header := w.Header()
 	header.Set("Access-Control-Allow-Origin", "*")
-	if r.PathValue("version") == s.assets.version {
+	if version == s.assets.version {
 		header.Set("Cache-Control", "public, max-age=31536000, immutable") // RFC 8246
 	}
 	if file.packed {
