@@ -87,7 +87,7 @@ func (a *attacks) routesFromElsewhere(t *testing.T) {
 		if method == "GET" {
 			a.tried++
 			got := c.with("Origin", "https://evil.example").with("Sec-Fetch-Site", "cross-site").get(good.path)
-			here := strings.HasPrefix(good.path, "/dev/") // only for who is at the machine, and no page of another site
+			here := strings.HasPrefix(good.path, "/dev/")  // only for who is at the machine, and no page of another site
 			if !strings.HasPrefix(good.path, "/assets/") { // which pages load from a CDN too
 				unshared(t, got)
 			}
