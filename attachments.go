@@ -125,7 +125,11 @@ func (s *server) handleAttachmentContent(w http.ResponseWriter, r *http.Request)
 	if err != nil {
 		return err
 	}
-	if link := s.blobs.link(a.Key, offer(a.Name), a.ContentType, linkLife); link != "" {
+	link, err := s.blobs.link(r.Context(), a.Key, offer(a.Name), a.ContentType, linkLife)
+	if err != nil {
+		return err
+	}
+	if link != "" {
 		w.Header().Set("Location", link)
 		w.WriteHeader(http.StatusTemporaryRedirect)
 		return nil

@@ -267,7 +267,7 @@ func (a *attacks) markup(t *testing.T) {
 		"a code's path": func(text string) *answer { return ts.anonymous().get("/problems/" + text) },
 		"a parameter":   func(text string) *answer { return ada.get("/api/v1/tasks?status=" + text) },
 		"its name":      func(text string) *answer { return ada.get("/api/v1/tasks?" + text + "=1") },
-		"a page's file": func(text string) *answer { return ts.anonymous().get("/docs/" + text) },
+		"a page's file": func(text string) *answer { return ts.anonymous().get("/assets/1/docs/" + text) },
 		"an id":         func(text string) *answer { return ada.get("/api/v1/tasks/" + text) },
 	} {
 		a.run(ts, "repeated from "+name, func(t *testing.T) {

@@ -292,7 +292,7 @@ func (sc *scene) attackPaths(a *attacks) {
 		"/docs/%2e%2e%2fschema.sql", "/docs/init.js/", "/problems/", "/problems/nothing", "/problems/not_found/", "/index.html", "/favicon.ico", "/.git/config", "/.env", "/debug/pprof/", "/api/v1/tasks/",
 		"/api/v1/me;x", "/api/v1/me;jsessionid=1", "/api/v1;x/me", "/api/v1/tasks/..;/admin/stats", "/api/v1/me.", "/api/v1/me.json", "/api/v1/me%2e", "/api/v1/%252e%252e/admin/stats", "/api/v1/me%252Fsessions", `/api\v1\me`,
 		"/api/v1/me%5c..%5cadmin", "/%2f%2fevil.example/%2e%2e", "/%5cevil.example", "/%c0%ae%c0%ae/etc/passwd", "/api/v1/me%0d%0aSet-Cookie:x=1", "/api/v1/me%3Flimit=1", "/api/v1/me%23", "/api/v1/%E2%80%8Bme", "/api/v1/ｍｅ", "/api/v1/me\u202e",
-		"/account/%2e%2e%2fdocs%2findex.html", "/account/..%5cdocs", "/admin/queues/%2e%2e", "/admin/queues/main.js%00.html", "/docs/%2fetc%2fpasswd", "/problems/..%2f..%2fetc%2fpasswd", "/problems/%00", "/server-status", "/actuator/env", "/wp-login.php"} {
+		"/account/%2e%2e%2fdocs%2findex.html", "/account/..%5cdocs", "/admin/queues/%2e%2e", "/assets/1/queues/main.js%00.html", "/assets/1/queues/%2e%2e%2fdocs%2finit.js", "/assets/%2e%2e/queues", "/assets/1/docs/index.html", "/docs/%2fetc%2fpasswd", "/problems/..%2f..%2fetc%2fpasswd", "/problems/%00", "/server-status", "/actuator/env", "/wp-login.php"} {
 		a.run(sc.testServer, "the path "+path, func(t *testing.T) {
 			for _, c := range []*client{sc.anonymous(), sc.admin} {
 				if got := c.do("GET", path, "").problem(404, "not_found"); got.header.Get("Location") != "" || got.header.Get("Set-Cookie") != "" {

@@ -20,7 +20,7 @@ type blobStore interface {
 	// delete removes a blob, and what a put that did not end has left of it. One that is not there is removed already.
 	delete(ctx context.Context, key string) error
 	// link is an address from which anybody may fetch a blob for a while; "" where there is no such thing.
-	link(key, disposition, media string, life time.Duration) string
+	link(ctx context.Context, key, disposition, media string, life time.Duration) (string, error)
 }
 
 // storageError is a storage that cannot serve. The client sees 507 where it is full and 503 else, the log the cause.
@@ -113,4 +113,6 @@ func (f folder) delete(_ context.Context, key string) error {
 	return nil
 }
 
-func (folder) link(string, string, string, time.Duration) string { return "" }
+func (folder) link(context.Context, string, string, string, time.Duration) (string, error) {
+	return "", nil
+}

@@ -53,6 +53,7 @@ type config struct {
 	jwtPrevious    secret         // still accepted while a new secret is rolled out; or empty
 	listenAddr     string         // host:port
 	publicURL      string         // where people reach this installation, without a slash at the end
+	assetBaseURL   string         // where pages load their files from, without a slash at the end; "": from here
 	role           string         // all, api or worker
 	workers        int            // goroutines that run jobs
 	migrate        bool           // apply migrations at start
@@ -92,9 +93,22 @@ type bucketSettings struct {
 	name, region string
 	endpoint     string // scheme and host, perhaps with a path; "": Amazon's
 	through      bool   // downloads go through this process, as clients do not reach the bucket
-	accessKey    secret
-	secretKey    secret
-	sessionToken secret // or ""
+	keys         bucketKeys
+	role         roleSettings // where to ask for keys, if there are none
+}
+
+// bucketKeys are what requests to a bucket are signed with.
+type bucketKeys struct {
+	access, secret secret
+	session        secret // or ""
+}
+
+// roleSettings are where the keys of the role are that a container has in AWS:
+// https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html
+type roleSettings struct {
+	address   secret // has an id that is as good as the keys; "": there is no role
+	token     secret // authorizes who asks; or ""
+	tokenFile string // has the token instead, and another one from time to time; or ""
 }
 
 // collectorSettings are those of who collects errors; zero: nobody does.
@@ -115,10 +129,11 @@ func (config) Format(w fmt.State, verb rune) { io.WriteString(w, "[settings]") }
 // settingNames is every variable loadConfig reads, in the order the README lists them; each also
 // works as NAME_FILE, the path of a file that holds the value (a mounted secret).
 var settingNames = []string{
-	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL",
+	"DATABASE_URL", "DATABASE_MAX_CONNS", "REDIS_URL", "CACHE", "SERVER_TIMING", "JWT_SECRET", "JWT_SECRET_PREVIOUS", "LISTEN_ADDR", "PUBLIC_URL", "ASSET_BASE_URL",
 	"TRUSTED_PROXIES", "CORS_ORIGINS", "TLS_CERT", "TLS_KEY", "TLS_DOMAINS", "RATE_LIMIT", "AUTH_RATE_LIMIT",
 	"ROLE", "WORKERS", "MIGRATE", "REGISTRATION", "BCRYPT_COST", "ACCESS_TOKEN_TTL", "REFRESH_TOKEN_TTL",
 	"TRASH_DAYS", "SMTP_URL", "MAIL_FROM", "WEBHOOK_ALLOW_NETWORKS", "STORAGE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+	"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
 	"UPLOAD_MAX_BYTES", "STORAGE_QUOTA_BYTES", "SENTRY_DSN", "LOG_LEVEL", "LOG_FORMAT", "METRICS_ADDR", "METRICS_TOKEN", "EMF_METRICS", "DATA_DIR",
 }
 
@@ -156,6 +171,7 @@ func loadConfig(command string, args []string, getenv func(string) string, stder
 	}
 	c.listenAddr = env.text("LISTEN_ADDR", *listen, defaultAddr)
 	c.publicURL = strings.TrimRight(env.text("PUBLIC_URL", "", ""), "/")
+	c.assetBaseURL = env.assetBase("ASSET_BASE_URL")
 	c.proxies = env.networks("TRUSTED_PROXIES")
 	c.corsOrigins = env.origins("CORS_ORIGINS")
 	c.tlsCert, c.tlsKey = env.text("TLS_CERT", "", ""), env.text("TLS_KEY", "", "")
@@ -288,6 +304,7 @@ func (c *config) readStorage(env *settings) {
 		c.storageDir = filepath.Join(c.dataDir, "files")
 	}
 	access, key, token := env.text("AWS_ACCESS_KEY_ID", "", ""), env.text("AWS_SECRET_ACCESS_KEY", "", ""), env.text("AWS_SESSION_TOKEN", "", "")
+	role := env.role()
 	text := env.text("STORAGE_URL", "", "")
 	if text == "" {
 		return
@@ -301,10 +318,44 @@ func (c *config) readStorage(env *settings) {
 		env.wrong("STORAGE_URL", "must be a folder such as file:///var/lib/taskflow/files, or a bucket such as s3://bucket?region=eu-central-1, with &endpoint=https://s3.example.org where it is not Amazon's, and with &downloads=through where clients do not reach it")
 		return
 	}
-	if access == "" || key == "" {
-		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+	switch {
+	case access != "" && key != "":
+		c.bucket.keys = bucketKeys{secret(access), secret(key), secret(token)}
+	case access == "" && key == "" && role.address != "":
+		c.bucket.role = role
+	default:
+		env.wrong("STORAGE_URL", "must have the keys of its bucket in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role that AWS gives the container")
 	}
-	c.bucket.accessKey, c.bucket.secretKey, c.bucket.sessionToken = secret(access), secret(key), secret(token)
+}
+
+// ecsCredentials is where ECS tells a container its role's keys, without the path.
+const ecsCredentials = "http://169.254.170.2"
+
+// role is where the keys of a container's role are. AWS sets these variables itself.
+func (s *settings) role() roleSettings {
+	relative, full := s.text("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "", ""), s.text("AWS_CONTAINER_CREDENTIALS_FULL_URI", "", "")
+	role := roleSettings{secret(full), secret(s.text("AWS_CONTAINER_AUTHORIZATION_TOKEN", "", "")), s.getenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")}
+	if full != "" && !isKeyServer(full) {
+		s.wrong("AWS_CONTAINER_CREDENTIALS_FULL_URI", "must be an https address, or an http address of this machine or of AWS's for containers")
+	}
+	if relative != "" {
+		role.address = secret(ecsCredentials + relative)
+		if !strings.HasPrefix(relative, "/") {
+			s.wrong("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "must be a path as ECS sets it")
+		}
+	}
+	return role
+}
+
+// isKeyServer tells whether keys may be asked for at an address: by http only on this machine and where AWS
+// answers containers.
+func isKeyServer(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" || u.Scheme != "http" {
+		return err == nil && u.Hostname() != "" && u.Scheme == "https"
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.IsLoopback() || slices.Contains([]string{"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"}, u.Hostname())
 }
 
 // readBucket tells whether an address is that of a bucket, with nothing in it that means nothing.
@@ -535,6 +586,18 @@ func (s *settings) origins(name string) []string {
 		usual := u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80"
 		return wrongPort == nil && !usual && !strings.HasSuffix(u.Host, ":")
 	})
+}
+
+// assetAddress has no sign that means anything in HTML or in a Content-Security-Policy.
+var assetAddress = regexp.MustCompile(`^https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~-]+)*/?$`)
+
+// assetBase is an address to which the paths of files are added; "" for none.
+func (s *settings) assetBase(name string) string {
+	text := s.text(name, "", "")
+	if text != "" && !assetAddress.MatchString(text) {
+		s.wrong(name, "must be an http or https address of letters, digits and signs of names, such as https://cdn.example.org")
+	}
+	return strings.TrimSuffix(text, "/")
 }
 
 var domainName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$`)

@@ -30,7 +30,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		for _, name := range settingNames {
 			env[name] = value
 		}
-		for _, name := range []string{"DATA_DIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"} {
+		for _, name := range []string{"DATA_DIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"} {
 			delete(env, name) // any text may be one
 		}
 		_, err := load("serve", env)
@@ -59,6 +59,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 			"EMF_METRICS":         {"yes", "ON"},
 			"LISTEN_ADDR":         {"8080", "host", "host:", ":65536", ":-1", ":http", "a:b:80", "[::1:80"},
 			"PUBLIC_URL":          {"tasks.example.org", "ftp://x", "http://", "https://x?y", "https://x#y", "https://u:hunter2@x", "http://:80"},
+			"ASSET_BASE_URL":      {"hunter2", "cdn.example.org", "ftp://cdn.example.org", "https://", "https://u:hunter2@cdn.example.org", "https://cdn.example.org?hunter2", "https://cdn.example.org/#", "https://cdn.example.org;hunter2", "https://cdn.example.org/a b", "https://cdn.example.org/'", "https://cdn.example.org,https://b", "https://cdn.example.org:0", "https://*", "https://cdn.example.org//x", "https://cdn.example.org\n"},
 			"TRUSTED_PROXIES":     {"hunter2", "10.0.0.0/33", "10.0.0.1/8", "0.0.0.0/0", "::/0", "::ffff:10.0.0.0/104", "10.0.0.0/8,", "10.0.0.0/8;fd00::/8", "proxy.example.org"},
 			"CORS_ORIGINS":        {"hunter2", "*", "null", "https://", "https://app.example.org/", "https://app.example.org/path", "https://App.example.org", "https://app.example.org:443", "http://app.example.org:80", "ftp://app.example.org", "https://u:hunter2@app.example.org", "https://app.example.org:99999", "https://app.example.org:", "https://app.example.org,", "https://a.example.org https://b.example.org"},
 			"TLS_DOMAINS":         {"hunter2", "*.example.org", "Tasks.example.org", "tasks.example.org:443", "192.0.2.1", "tasks.example.org.", "-a.example.org", "a..org", "müller.example.org"},
@@ -244,13 +245,42 @@ func TestSettingsOfTheStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY_FILE"], env["AWS_SESSION_TOKEN"] = "AKID", file, "token"
-	want := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, accessKey: "AKID", secretKey: "hunter2", sessionToken: "token"}
+	want := bucketSettings{name: "bucket", region: "eu-central-1", endpoint: "https://s3.example.org:9000", through: true, keys: bucketKeys{access: "AKID", secret: "hunter2", session: "token"}}
 	c, err := load("serve", env)
 	if err != nil || c.bucket != want {
 		t.Errorf("a bucket: got another, %v", err)
 	}
 	if said := fmt.Sprintf("%v %+v %#v", c.bucket, c.bucket, c.bucket); strings.Contains(said, "hunter2") {
 		t.Errorf("a secret shows itself: %s", said)
+	}
+	for name, value := range map[string]string{"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY_FILE": "", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/id", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "https://keys.example.org/"} {
+		env[name] = value
+	}
+	want.keys, want.role = bucketKeys{}, roleSettings{address: "http://169.254.170.2/v2/id"}
+	if c, err := load("serve", env); err != nil || c.bucket != want {
+		t.Errorf("a role by its path: got another, %v", err)
+	}
+	env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"], env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "", file
+	for address, ok := range map[string]bool{
+		"http://169.254.170.23/v1/credentials": true, "http://[fd00:ec2::23]/v1": true, "http://127.0.0.2:8080/": true, "http://[::1]/": true, "http://localhost/": true, "https://keys.example.org/": true,
+		"http://169.254.169.254/": false, "http://keys.example.org/": false, "http://10.0.0.1/": false, "http://127.0.0.1.example.org/": false, "https://": false, "ftp://localhost/": false, "/v2/id": false, "http://[::1": false,
+	} {
+		env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = address
+		c, err := load("serve", env)
+		if ok && (err != nil || c.bucket.role != roleSettings{secret(address), "hunter2", file}) {
+			t.Errorf("a role at %s: got another, %v", address, err)
+		} else if !ok && (err == nil || !strings.HasPrefix(err.Error(), "AWS_CONTAINER_CREDENTIALS_FULL_URI must be an https address")) {
+			t.Errorf("a role at %s: got %v", address, err)
+		}
+	}
+	env["AWS_ACCESS_KEY_ID"] = "AKID"
+	env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "https://keys.example.org/"
+	if _, err := load("serve", env); err == nil || !strings.HasPrefix(err.Error(), "STORAGE_URL must have the keys") {
+		t.Errorf("half of a pair of keys beside a role: got %v", err)
+	}
+	env["AWS_SECRET_ACCESS_KEY"] = "set"
+	if c, err := load("serve", env); err != nil || c.bucket.role != (roleSettings{}) || c.bucket.keys.secret != "set" {
+		t.Errorf("keys beside a role: got others, %v", err)
 	}
 	env["STORAGE_URL"] = "s3://bucket"
 	if c, err := load("serve", env); err != nil || c.bucket.region != "us-east-1" || c.bucket.endpoint != "" || c.bucket.through {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -500,5 +502,60 @@ func TestABatchMayBeSentAgainOnAnotherConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer held.Release()
+	}
+}
+
+// TestThePasswordOfTheDatabaseMayComeByItself has PostgreSQL ask for a password, which stands in a variable
+// of its own: so a store of secrets can have it without knowing the address.
+func TestThePasswordOfTheDatabaseMayComeByItself(t *testing.T) {
+	t.Parallel()
+	const password = "p@ss: word/?&%20'"
+	conn, err := pgx.Connect(t.Context(), world.databaseURL+" dbname=postgres")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	name := fmt.Sprintf("guarded%d", world.databases.Add(1))
+	quoted := "'" + strings.ReplaceAll(password, "'", "''") + "'"
+	for _, sql := range []string{"CREATE ROLE " + name + " LOGIN PASSWORD " + quoted, "CREATE DATABASE " + name + " OWNER " + name + " TEMPLATE template0"} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var rules string
+	if err := conn.QueryRow(t.Context(), "SHOW hba_file").Scan(&rules); err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadFile(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(rules, append([]byte("local all "+name+" scram-sha-256\n"), all...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "SELECT pg_reload_conf()"); err != nil {
+		t.Fatal(err)
+	}
+	address := "postgres:///" + name + "?user=" + name + "&host=" + url.QueryEscape(conn.Config().Host)
+	migrate := func(env ...string) (failed bool, said string) {
+		t.Helper()
+		out, err := command(t, append(env, "DATABASE_URL="+address), "migrate").CombinedOutput()
+		return err != nil, string(out)
+	}
+	eventually(t, 10*time.Second, "PostgreSQL asks for a password", func() bool {
+		conn, err := pgx.Connect(t.Context(), address)
+		if err == nil {
+			conn.Close(t.Context())
+		}
+		return err != nil
+	})
+	if failed, said := migrate(); !failed {
+		t.Errorf("without a password: %s", said)
+	}
+	if failed, said := migrate("PGPASSWORD=hunter2"); !failed || strings.Contains(said, "hunter2") {
+		t.Errorf("with another password: %s", said)
+	}
+	if failed, said := migrate("PGPASSWORD=" + password); failed || !strings.Contains(said, "migration applied") {
+		t.Errorf("with the password: %s", said)
 	}
 }

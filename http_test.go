@@ -217,9 +217,10 @@ func TestPagesForPeople(t *testing.T) {
 	t.Parallel()
 	ts := newTestServer(t)
 	c := ts.anonymous()
+	base := "/assets/" + ts.assets.version
 	for path, media := range map[string]string{
-		"/docs": "text/html; charset=utf-8", "/docs/init.js": "text/javascript; charset=utf-8", "/docs/swagger-ui.css": "text/css; charset=utf-8", "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-		"/docs/favicon-32x32.png": "image/png", "/openapi.yaml": "application/yaml", "/account": "text/html; charset=utf-8", "/account/main.js": "text/javascript; charset=utf-8",
+		"/docs": "text/html; charset=utf-8", base + "/docs/init.js": "text/javascript; charset=utf-8", base + "/docs/swagger-ui.css": "text/css; charset=utf-8", base + "/docs/swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+		base + "/docs/favicon-32x32.png": "image/png", "/openapi.yaml": "application/yaml", "/account": "text/html; charset=utf-8", base + "/account/main.js": "text/javascript; charset=utf-8",
 	} {
 		a := c.get(path).want(200)
 		if a.header.Get("Content-Type") != media || len(a.body) < 100 || strings.Contains(a.header.Get("Content-Security-Policy"), "unsafe") {

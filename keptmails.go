@@ -111,9 +111,9 @@ func (s *server) handleKeptMails(w http.ResponseWriter, r *http.Request) error {
 			html.EscapeString(k.header.Get("To")), id, html.EscapeString(k.subject))
 	}
 	if listed == 0 {
-		return writePlainPage(w, widePage, "Mails", "<p>None yet. In dev mode, what would be mailed is kept in "+html.EscapeString(s.mail.dir)+".</p>\n")
+		return s.writePlainPage(w, widePage, "Mails", "<p>None yet. In dev mode, what would be mailed is kept in "+html.EscapeString(s.mail.dir)+".</p>\n")
 	}
-	return writePlainPage(w, widePage, "Mails", "<table>\n<thead><tr><th>Sent</th><th>To</th><th>Subject</th></tr></thead>\n<tbody>\n"+rows+"</tbody>\n</table>\n")
+	return s.writePlainPage(w, widePage, "Mails", "<table>\n<thead><tr><th>Sent</th><th>To</th><th>Subject</th></tr></thead>\n<tbody>\n"+rows+"</tbody>\n</table>\n")
 }
 
 // handleKeptMail shows one, as text; addresses of this installation in it are links.
@@ -131,7 +131,7 @@ func (s *server) handleKeptMail(w http.ResponseWriter, r *http.Request) error {
 		}
 		text += "\n"
 	}
-	return writePlainPage(w, widePage, k.subject, fmt.Sprintf("<p>%s<br>To %s</p>\n<pre>%s</pre>\n<p><a href=\"/dev/mails/%s/html\">As HTML</a> · <a href=\"/dev/mails\">All mails</a></p>\n",
+	return s.writePlainPage(w, widePage, k.subject, fmt.Sprintf("<p>%s<br>To %s</p>\n<pre>%s</pre>\n<p><a href=\"/dev/mails/%s/html\">As HTML</a> · <a href=\"/dev/mails\">All mails</a></p>\n",
 		html.EscapeString(k.header.Get("Date")), html.EscapeString(k.header.Get("To")), text, k.id))
 }
 

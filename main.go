@@ -22,7 +22,7 @@
 //	unsubscribe.go  turning those off, by a link
 //	emf.go       the same for CloudWatch, of a few figures
 //	monitoring.go what a process tells of itself, to Prometheus
-//	web.go       the API page and other embedded files
+//	web.go       pages, and the files that they load
 //	health.go    alive and ready
 //	stream.go    what happens, told as it happens: server-sent events
 //	dashboard.go queues and jobs, for operators
@@ -72,7 +72,9 @@
 // Engines: what knows nothing of tasks.
 //
 //	mail.go      handing mail to a server
+//	assets.go    files of pages, under addresses that change with what they hold
 //	s3.go        files in a bucket
+//	s3keys.go    the keys to it, where AWS gives them to a container
 //	blobs.go     files in a folder
 //	egress.go    requests to addresses that users chose, and to none inside
 //	outbox.go    jobs that are neither lost nor done twice: the database's side of the queue
@@ -307,6 +309,9 @@ func newServer(ctx context.Context, cfg config, log *slog.Logger) (*server, erro
 		egress:   newEgress(cfg.hookNetworks),
 		blobs:    folder{cfg.storageDir},
 		reports:  newReporter(cfg, log),
+	}
+	if s.assets, err = newAssets(cfg.assetBaseURL); err != nil {
+		return nil, err
 	}
 	if cfg.bucket.name != "" {
 		s.blobs = newBucket(cfg.bucket)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,9 +29,12 @@ var world struct {
 	databaseURL string // of the template's server, without a database name
 	redisURL    string
 	databases   atomic.Int64
-	create      sync.Mutex // PostgreSQL copies one template at a time
-	recording   *recording
-	programs    string // folder of what tests built
+	admin       struct {
+		sync.Mutex // PostgreSQL copies one template at a time
+		conn       *pgx.Conn
+	}
+	recording *recording
+	programs  string // folder of what tests built
 }
 
 func TestMain(m *testing.M) {
@@ -45,8 +49,9 @@ func TestMain(m *testing.M) {
 	os.Exit(func() int {
 		redis.SetLogger(redisLog{slog.New(slog.DiscardHandler)})
 		const prefix = "taskflow-test-"
-		sweepPrivateServers(os.TempDir(), prefix)
-		dir, err := os.MkdirTemp("", prefix)
+		parent := serversFolder()
+		sweepPrivateServers(parent, prefix)
+		dir, err := os.MkdirTemp(parent, prefix)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -82,32 +87,42 @@ type testServer struct {
 	issued     sync.Map      // pieces of every token it gave out, which the log must not have
 }
 
+// serversFolder is where the servers of this process keep their data: in memory where there is much of it, as
+// each database is hundreds of files, which cost several times as much on a disk.
+func serversFolder() string {
+	const memory, enough = "/dev/shm", 4 << 30
+	var space syscall.Statfs_t
+	if os.Getenv("TMPDIR") == "" && syscall.Statfs(memory, &space) == nil && space.Bavail*uint64(space.Bsize) >= enough {
+		return memory
+	}
+	return os.TempDir()
+}
+
 // newTestDatabase is a migrated database for one test.
 func newTestDatabase(t testing.TB) secret {
 	t.Helper()
 	name := fmt.Sprintf("t%d", world.databases.Add(1))
-	world.create.Lock()
-	defer world.create.Unlock()
-	admin, err := pgx.Connect(context.Background(), world.databaseURL+" dbname=postgres")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close(context.Background())
-	if _, err := admin.Exec(t.Context(), "CREATE DATABASE "+name+" TEMPLATE taskflow STRATEGY file_copy"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		admin, err := pgx.Connect(context.Background(), world.databaseURL+" dbname=postgres")
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer admin.Close(context.Background())
-		if _, err := admin.Exec(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Error(err)
-		}
-	})
+	asAdmin(t, "CREATE DATABASE "+name+" TEMPLATE taskflow STRATEGY file_copy")
+	t.Cleanup(func() { asAdmin(t, "DROP DATABASE "+name+" WITH (FORCE)") })
 	return secret(world.databaseURL + " dbname=" + name)
+}
+
+// asAdmin executes a statement on the connection that makes and drops databases.
+func asAdmin(t testing.TB, sql string) {
+	t.Helper()
+	world.admin.Lock()
+	defer world.admin.Unlock()
+	ctx := context.Background()
+	if conn := world.admin.conn; conn == nil || conn.IsClosed() {
+		conn, err := pgx.Connect(ctx, world.databaseURL+" dbname=postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		world.admin.conn = conn
+	}
+	if _, err := world.admin.conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // testConfig is dev mode's configuration on the given database, with cheap password hashes.

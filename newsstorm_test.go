@@ -656,10 +656,6 @@ func (n *newsStorm) checkNotices() {
 	for _, k := range noticeKinds {
 		byMail[k.name] = k.email
 	}
-	type mailed struct {
-		ID, Email, Title string
-		Lines            int
-	}
 	mails := n.readMails()
 	var api *process
 	for _, p := range n.processes {

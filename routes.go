@@ -44,17 +44,15 @@ func (s *server) routes() []route {
 		{"GET /{$}", anyone, s.handleRoot},
 		{"GET /openapi.yaml", anyone, s.handleOpenAPI},
 		{"GET /docs", anyone, s.handleDocs},
-		{"GET /docs/{file}", anyone, s.handleDocsFile},
 		{"GET /problems/{code}", anyone, s.handleProblemCode},
 		{"GET /account", anyone, s.handleAccountPage}, // what links in mails open
-		{"GET /account/{file}", anyone, s.handleAccountFile},
 		{"GET /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribePage},
 		{"POST /unsubscribe/{what}/{token}", anyone, s.handleUnsubscribe}, // also by mail programs (RFC 8058)
 		{"GET /dev/mails", anyone, s.handleKeptMails},                     // in dev mode, from this machine
 		{"GET /dev/mails/{id}", anyone, s.handleKeptMail},
 		{"GET /dev/mails/{id}/html", anyone, s.handleKeptHTML},
 		{"GET /admin/queues", anyone, s.handleQueuesPage},
-		{"GET /admin/queues/{file}", anyone, s.handleQueuesFile},
+		{"GET /assets/{version}/{page}/{file}", anyone, s.handleAsset}, // what pages load
 
 		{"POST /api/v1/auth/register", anyone, s.handleRegister},
 		{"POST /api/v1/auth/login", anyone, s.handleLogin},

@@ -35,7 +35,8 @@ const (
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 type s3Bucket struct {
 	bucketSettings
-	base   *url.URL // of all blobs, with a slash at the end
+	base   *url.URL  // of all blobs, with a slash at the end
+	role   *roleKeys // has the keys, or nil where they are set
 	client *http.Client
 	now    func() time.Time
 }
@@ -48,7 +49,7 @@ func newBucket(set bucketSettings) *s3Bucket {
 		base.Path += "/" + set.name
 	}
 	base.Path += "/"
-	return &s3Bucket{bucketSettings: set, base: base, now: time.Now, client: &http.Client{
+	b := &s3Bucket{bucketSettings: set, base: base, now: time.Now, client: &http.Client{
 		Transport: &http.Transport{
 			DialContext:           (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 			TLSHandshakeTimeout:   5 * time.Second,
@@ -60,6 +61,22 @@ func newBucket(set bucketSettings) *s3Bucket {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a signature is for one address
 	}}
+	if set.role.address != "" {
+		b.role = newRoleKeys(set.role)
+	}
+	return b
+}
+
+// signing is the keys to sign with now.
+func (b *s3Bucket) signing(ctx context.Context) (bucketKeys, error) {
+	if b.role == nil {
+		return b.keys, nil
+	}
+	keys, err := b.role.current(ctx)
+	if err != nil {
+		return keys, &storageError{cause: err}
+	}
+	return keys, nil
 }
 
 // put sends a small blob as it is and a large one in parts, each signed and, if it must be, repeated.
@@ -199,24 +216,28 @@ func (b *s3Bucket) delete(ctx context.Context, key string) error {
 
 // link is a presigned address:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-func (b *s3Bucket) link(key, disposition, media string, life time.Duration) string {
+func (b *s3Bucket) link(ctx context.Context, key, disposition, media string, life time.Duration) (string, error) {
 	if b.through {
-		return ""
+		return "", nil
+	}
+	keys, err := b.signing(ctx)
+	if err != nil {
+		return "", err
 	}
 	at := b.now().UTC()
 	query := url.Values{
-		"X-Amz-Algorithm": {"AWS4-HMAC-SHA256"}, "X-Amz-Credential": {string(b.accessKey) + "/" + b.scope(at)}, "X-Amz-Date": {at.Format(s3Time)},
+		"X-Amz-Algorithm": {"AWS4-HMAC-SHA256"}, "X-Amz-Credential": {string(keys.access) + "/" + b.scope(at)}, "X-Amz-Date": {at.Format(s3Time)},
 		"X-Amz-Expires": {strconv.Itoa(int(life.Seconds()))}, "X-Amz-SignedHeaders": {"host"},
 		"response-content-disposition": {disposition}, "response-content-type": {media},
 	}
-	if b.sessionToken != "" {
-		query.Set("X-Amz-Security-Token", string(b.sessionToken))
+	if keys.session != "" {
+		query.Set("X-Amz-Security-Token", string(keys.session))
 	}
 	address := *b.base
 	address.Path += key
 	address.RawQuery = canonicalQuery(query)
-	address.RawQuery += "&X-Amz-Signature=" + b.signature(at, "GET", &address, "host:"+address.Host+"\n", "host", unsigned)
-	return address.String()
+	address.RawQuery += "&X-Amz-Signature=" + b.signature(keys.secret, at, "GET", &address, "host:"+address.Host+"\n", "host", unsigned)
+	return address.String(), nil
 }
 
 // s3Answer is an answer that has been read whole.
@@ -275,7 +296,11 @@ func (b *s3Bucket) newRequest(ctx context.Context, method, key string, query url
 	if err != nil {
 		return nil, fmt.Errorf("make request to the bucket: %w", err)
 	}
-	b.sign(r, hexSum(body))
+	keys, err := b.signing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.sign(r, hexSum(body), keys)
 	return r, nil
 }
 
@@ -283,12 +308,12 @@ const s3Time = "20060102T150405Z"
 
 // sign puts the signature into the header; what is signed are the host and all of X-Amz-:
 // https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
-func (b *s3Bucket) sign(r *http.Request, payload string) {
+func (b *s3Bucket) sign(r *http.Request, payload string, keys bucketKeys) {
 	at := b.now().UTC()
 	r.Header.Set("X-Amz-Date", at.Format(s3Time))
 	r.Header.Set("X-Amz-Content-Sha256", payload)
-	if b.sessionToken != "" {
-		r.Header.Set("X-Amz-Security-Token", string(b.sessionToken))
+	if keys.session != "" {
+		r.Header.Set("X-Amz-Security-Token", string(keys.session))
 	}
 	lines, names := []string{"host:" + r.URL.Host + "\n"}, []string{"host"}
 	for name := range r.Header {
@@ -298,8 +323,8 @@ func (b *s3Bucket) sign(r *http.Request, payload string) {
 	slices.Sort(names)
 	slices.Sort(lines)
 	signed := strings.Join(names, ";")
-	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+string(b.accessKey)+"/"+b.scope(at)+",SignedHeaders="+signed+
-		",Signature="+b.signature(at, r.Method, r.URL, strings.Join(lines, ""), signed, payload))
+	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+string(keys.access)+"/"+b.scope(at)+",SignedHeaders="+signed+
+		",Signature="+b.signature(keys.secret, at, r.Method, r.URL, strings.Join(lines, ""), signed, payload))
 }
 
 // scope is what a signature is good for: a day, a region, a service.
@@ -308,9 +333,9 @@ func (b *s3Bucket) scope(at time.Time) string {
 }
 
 // signature signs a request in its canonical form, with a key that is derived for its scope.
-func (b *s3Bucket) signature(at time.Time, method string, address *url.URL, headers, signed, payload string) string {
+func (b *s3Bucket) signature(by secret, at time.Time, method string, address *url.URL, headers, signed, payload string) string {
 	canonical := strings.Join([]string{method, address.EscapedPath(), address.RawQuery, headers, signed, payload}, "\n")
-	key := []byte("AWS4" + string(b.secretKey))
+	key := []byte("AWS4" + string(by))
 	for _, part := range strings.Split(b.scope(at), "/") {
 		key = hmacSum(key, part)
 	}

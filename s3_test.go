@@ -32,6 +32,7 @@ type s3Server struct {
 	refused []string                  // why requests were refused
 	asked   []string                  // method and address of every request
 
+	keys bucketKeys                // that it takes
 	fail func(r *http.Request) int // the status of a request that is to fail, or 0; nil: none
 }
 
@@ -43,7 +44,7 @@ const (
 
 func newS3Server(t *testing.T) *s3Server {
 	t.Helper()
-	s := &s3Server{objects: map[string][]byte{}, uploads: map[string]map[int][]byte{}}
+	s := &s3Server{objects: map[string][]byte{}, uploads: map[string]map[int][]byte{}, keys: s3Keys()}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
@@ -54,8 +55,10 @@ func (s *s3Server) settings(more string) []string {
 	return []string{"STORAGE_URL=s3://attic?region=eu-north-1&endpoint=" + s.URL + more, "AWS_ACCESS_KEY_ID=" + s3Key, "AWS_SECRET_ACCESS_KEY=" + s3Secret, "AWS_SESSION_TOKEN=" + s3Token}
 }
 
+func s3Keys() bucketKeys { return bucketKeys{access: s3Key, secret: s3Secret, session: s3Token} }
+
 func (s *s3Server) bucket() *s3Bucket {
-	return newBucket(bucketSettings{name: "attic", region: "eu-north-1", endpoint: s.URL, accessKey: s3Key, secretKey: s3Secret, sessionToken: s3Token})
+	return newBucket(bucketSettings{name: "attic", region: "eu-north-1", endpoint: s.URL, keys: s3Keys()})
 }
 
 func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -77,7 +80,7 @@ func (s *s3Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if why := judgeSignature(r, body); why != "" {
+	if why := judgeSignature(r, body, s.keys); why != "" {
 		refuse(403, "SignatureDoesNotMatch", why)
 		return
 	}
@@ -157,8 +160,8 @@ func assemble(parts map[int][]byte, list string) (whole []byte, why string) {
 	return whole, ""
 }
 
-// judgeSignature says what is wrong with the signature of a request, "" for nothing.
-func judgeSignature(r *http.Request, body []byte) string {
+// judgeSignature says what is wrong with the signature of a request by some keys, "" for nothing.
+func judgeSignature(r *http.Request, body []byte, keys bucketKeys) string {
 	mac := func(key []byte, text string) []byte {
 		h := hmac.New(sha256.New, key)
 		io.WriteString(h, text)
@@ -199,7 +202,7 @@ func judgeSignature(r *http.Request, body []byte) string {
 	if err != nil || time.Since(at) > life || time.Since(at) < -15*time.Minute {
 		return "another time"
 	}
-	if credential != s3Key+"/"+date[:8]+"/eu-north-1/s3/aws4_request" || token != s3Token {
+	if credential != string(keys.access)+"/"+date[:8]+"/eu-north-1/s3/aws4_request" || token != string(keys.session) {
 		return "another key"
 	}
 	var pairs []string
@@ -227,7 +230,7 @@ func judgeSignature(r *http.Request, body []byte) string {
 		canonical += name + ":" + value + "\n"
 	}
 	canonical += "\n" + signed + "\n" + payload
-	key := mac(mac(mac(mac([]byte("AWS4"+s3Secret), date[:8]), "eu-north-1"), "s3"), "aws4_request")
+	key := mac(mac(mac(mac([]byte("AWS4"+string(keys.secret)), date[:8]), "eu-north-1"), "s3"), "aws4_request")
 	toSign := "AWS4-HMAC-SHA256\n" + date + "\n" + date[:8] + "/eu-north-1/s3/aws4_request\n" + fmt.Sprintf("%x", sha256.Sum256([]byte(canonical)))
 	if fmt.Sprintf("%x", mac(key, toSign)) != signature {
 		return "another signature than of\n" + canonical
@@ -246,14 +249,14 @@ func (s *s3Server) left() (objects, uploads int) {
 // https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
 func TestSignaturesAreThoseOfAmazonsExamples(t *testing.T) {
 	t.Parallel()
-	b := newBucket(bucketSettings{name: "examplebucket", region: "us-east-1", accessKey: "AKIAIOSFODNN7EXAMPLE", secretKey: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"})
+	b := newBucket(bucketSettings{name: "examplebucket", region: "us-east-1"})
 	b.now = func() time.Time { return time.Date(2013, 5, 24, 0, 0, 0, 0, time.UTC) }
 	for _, test := range []struct{ address, want string }{
 		{"https://examplebucket.s3.amazonaws.com/?lifecycle=", "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"},
 		{"https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"},
 	} {
 		r := httptest.NewRequest("GET", test.address, nil)
-		b.sign(r, hexSum(nil))
+		b.sign(r, hexSum(nil), bucketKeys{access: "AKIAIOSFODNN7EXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"})
 		if got := r.Header.Get("Authorization"); !strings.HasSuffix(got, ",Signature="+test.want) {
 			t.Errorf("%s: got %s, want %s", test.address, got, test.want)
 		}
@@ -398,7 +401,7 @@ func TestABucketThatFails(t *testing.T) {
 			}
 		}))
 		defer late.Close()
-		b := newBucket(bucketSettings{name: "attic", region: "eu-north-1", endpoint: late.URL, accessKey: s3Key, secretKey: s3Secret})
+		b := newBucket(bucketSettings{name: "attic", region: "eu-north-1", endpoint: late.URL, keys: s3Keys()})
 		if err := b.put(t.Context(), "KEY", large()); err == nil || !strings.Contains(err.Error(), "InternalError") {
 			t.Errorf("got %v", err)
 		}
@@ -414,7 +417,7 @@ func TestABucketThatFails(t *testing.T) {
 	t.Run("with another key or at another time is refused", func(t *testing.T) {
 		s := newS3Server(t)
 		for name, spoil := range map[string]func(b *s3Bucket){
-			"secret": func(b *s3Bucket) { b.secretKey = "another" }, "key": func(b *s3Bucket) { b.accessKey = "another" }, "token": func(b *s3Bucket) { b.sessionToken = "" },
+			"secret": func(b *s3Bucket) { b.keys.secret = "another" }, "key": func(b *s3Bucket) { b.keys.access = "another" }, "token": func(b *s3Bucket) { b.keys.session = "" },
 			"region": func(b *s3Bucket) { b.region = "eu-west-1" }, "time": func(b *s3Bucket) { b.now = func() time.Time { return time.Now().Add(-time.Hour) } },
 		} {
 			b := s.bucket()
@@ -454,7 +457,15 @@ func TestLinksIntoABucket(t *testing.T) {
 		return resp.StatusCode, resp.Header, string(body)
 	}
 	disposition := offer("Übersicht & more+.txt")
-	link := b.link("KEY", disposition, "text/plain", linkLife)
+	presign := func() string {
+		t.Helper()
+		link, err := b.link(t.Context(), "KEY", disposition, "text/plain", linkLife)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	link := presign()
 	if status, header, body := fetch(link); status != 200 || body != "content" || header.Get("Content-Disposition") != disposition || header.Get("Content-Type") != "text/plain" {
 		t.Errorf("got %d, %v, %q", status, header, body)
 	}
@@ -472,7 +483,7 @@ func TestLinksIntoABucket(t *testing.T) {
 		}
 	}
 	b.now = func() time.Time { return time.Now().Add(-linkLife - time.Second) }
-	if status, _, _ := fetch(b.link("KEY", disposition, "text/plain", linkLife)); status != 403 {
+	if status, _, _ := fetch(presign()); status != 403 {
 		t.Errorf("an old link: got %d", status)
 	}
 }

@@ -24,6 +24,7 @@ type server struct {
 	hub      *hub
 	mail     *mailer
 	egress   *egress
+	assets   *assets   // what pages load
 	blobs    blobStore // what files hold
 	uploads  seats     // of files that are coming in
 	reports  *reporter // of what went wrong; nil: to nobody

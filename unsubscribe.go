@@ -67,7 +67,7 @@ func (s *server) handleUnsubscribePage(w http.ResponseWriter, r *http.Request) e
 			break
 		}
 	}
-	return writePlainPage(w, lonePage, "Fewer mails?", "<p>Your inbox in TaskFlow stays as it is.</p>\n"+forms)
+	return s.writePlainPage(w, lonePage, "Fewer mails?", "<p>Your inbox in TaskFlow stays as it is.</p>\n"+forms)
 }
 
 // handleUnsubscribe ends mails of a sort. A mail program does this at one click with a body that says so
@@ -82,5 +82,5 @@ func (s *server) handleUnsubscribe(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	return writePlainPage(w, lonePage, "Done", "<p>You get no more "+html.EscapeString(aboutOf(what))+". Your notification settings can turn it on again.</p>\n")
+	return s.writePlainPage(w, lonePage, "Done", "<p>You get no more "+html.EscapeString(aboutOf(what))+". Your notification settings can turn it on again.</p>\n")
 }

@@ -1,6 +1,6 @@
 // The page that links in mails open. What a link is for, and its token, stand behind the # of the
 // address, which no server sees. Nothing happens before a person asks for it: programs open links too.
-import { send } from "/admin/queues/api.js";
+import { send } from "../queues/api.js";
 
 const byId = (id) => document.getElementById(id);
 const [, use, token] = /^#(verify|reset|invitation)=([\w-]+)$/.exec(location.hash) ?? [];
