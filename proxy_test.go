@@ -29,11 +29,12 @@ var facing = func() map[string]string {
 		"they claim to come from elsewhere, by X-Forwarded-For or a plain connection": "TestWhereRequestsComeFrom TestRequestsOfOneCallerAreLimited TestOtherProcessesLearnWhatWasGivenWithoutRedis " +
 			"TestAttackSignIn TestPlainHTTPIsRefusedWhereTheServiceIsHTTPS TestAttackBrowser",
 		"nginx itself refuses paths that hold NUL or lead out of the root, methods in small letters and TRACE": "TestAttackQueries TestAttackRights TestDashboardPageIsStaticAndLetsNothingElseIn TestTasksAnswerToTheirRef",
-		"nginx itself refuses a header that it knows, given twice or too long":                                 "TestOwnAccount TestFuzzedRequests",
-		"nginx makes new request ids":                    "TestRequestIDs",
-		"it is nginx whom Connection is for":             "TestStoppingServersSendTheirClientsElsewhere",
-		"it is nginx whom X-Accel-Buffering is for":      "TestStreamsInHTTP",
-		"half an answer that nginx did not begin is 502": "TestHandlersThatFail",
+		"nginx itself refuses a header that it knows, given twice or too long":                                 "TestOwnAccount TestFuzzedRequests TestAttackJWT",
+		"dev mode shows its mails only without a proxy":                                                        "TestAttackJSON",
+		"nginx makes new request ids":                                                                          "TestRequestIDs",
+		"it is nginx whom Connection is for":                                                                   "TestStoppingServersSendTheirClientsElsewhere",
+		"it is nginx whom X-Accel-Buffering is for":                                                            "TestStreamsInHTTP",
+		"half an answer that nginx did not begin is 502":                                                       "TestHandlersThatFail",
 	} {
 		for name := range strings.FieldsSeq(names) {
 			tests[name] = why
