@@ -6,6 +6,7 @@
 # make check-deploy  Dockerfile, compose.yaml and deploy/, by the programs they are for
 # make image   taskflow:latest, by Docker
 # make e2e     what the tests saw against openapi.yaml, and the pages in a real browser
+# make test-proxy  the tests of the API once more, through nginx; ARGS='-run Task' for some
 # make bench   the API beside a bare net/http handler and pgbench; writes bench/RESULTS.md
 # make bench-queue  the job queue beside asynq, BullMQ and River; writes bench/QUEUE.md
 # make tools   install all that these need besides Go: PostgreSQL, Redis, gcc, Chromium, Node
@@ -15,13 +16,16 @@ SHELL := /bin/sh
 VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RECORD = .exchanges.jsonl
 
+# tests of the API that also run through nginx in each check: every route, lists, cards, files, streams, repetitions
+PROXIED = ^Test(EveryRouteForEveryRole|Cursors|Comments|IdempotencyKeys|FilesGoWithTheirTask|AttachmentsInABucket|Streams(LoseAndRepeatNothing|FollowRights)|MovingTasks|ListingTasks|PatchingATask|Subtasks)
+
 # program:package (or program|program:package+package), as Debian and Ubuntu name them
 SERVERS = initdb:postgresql redis-server:redis-server
 CHECKERS = nginx:nginx openssl:openssl promtool:prometheus systemd-analyze:systemd
 COMPILER = gcc:gcc+libc6-dev
 BROWSER = chromium|chromium-browser|google-chrome:chromium node:nodejs npm:npm
 
-.PHONY: help run cluster build image test check check-deploy e2e tools go clean
+.PHONY: help run cluster build image test test-proxy check check-deploy e2e tools go clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -42,6 +46,10 @@ build: go
 image:
 	docker build --build-arg VERSION=$(VERSION) --tag taskflow:$(VERSION) --tag taskflow:latest .
 
+test-proxy: go
+	@$(call need,$(SERVERS) nginx:nginx)
+	go test -timeout 20m . -through-nginx $(ARGS)
+
 # A whole run that passes leaves the record of every request and answer, for e2e.
 test: go
 	@$(call need,$(SERVERS) $(COMPILER))
@@ -61,6 +69,7 @@ check: go
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@$(MAKE) --no-print-directory check-deploy ARGS=
+	@$(MAKE) --no-print-directory test-proxy ARGS="-run '$(PROXIED)'"
 	@$(MAKE) --no-print-directory test ARGS=
 
 check-deploy: go

@@ -11,6 +11,7 @@
 //	dev_postgres.go  the PostgreSQL of the two
 //	dev_child.go     child processes that die with this one
 //	dev_linux.go, dev_other.go  what of that depends on the system
+//	closing_linux.go, closing_other.go  a listener's end
 //	routes.go    every URL and who may call it
 //	jobs.go      every kind of job, what causes it, and every schedule
 //
@@ -132,6 +133,8 @@ import (
 const (
 	stopTimeout = 25 * time.Second // from being asked to stop to the end
 	drainTime   = 3 * time.Second  // of it: not ready but still serving, for balancers to look elsewhere
+	// Then: for connections under way to be made and accepted. Other clients wait a second for another process.
+	handshakeTime = 50 * time.Millisecond
 )
 
 const usage = `usage: taskflow [command] [flags]
@@ -379,7 +382,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 		log.Warn("no SMTP_URL: nobody can reset a password or change an address, and invitations and warnings are not mailed")
 	}
 	s.cache.join(ctx)
-	listener, err := net.Listen("tcp", cfg.listenAddr)
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false) // which ignoreNewConnections could do nothing with
+	listener, err := plain.Listen(ctx, "tcp", cfg.listenAddr)
 	if err != nil {
 		return fmt.Errorf("%w; set LISTEN_ADDR to another address", err)
 	}
@@ -431,7 +436,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, ready func(address
 	case <-ctx.Done():
 	}
 	stopWorking()
-	err = s.stop(web)
+	err = s.stop(web, listener)
 	return errors.Join(err, <-worked)
 }
 
@@ -521,7 +526,7 @@ func (s *server) checkRedis(ctx context.Context) error {
 // stop ends the process in order: not ready first, for as long as balancers take to notice, then
 // the requests in flight, then the rest. Dev mode has no balancer, and a person who waits.
 // A second signal ends it at once, as the first has given signals back to the system.
-func (s *server) stop(web *http.Server) error {
+func (s *server) stop(web *http.Server, listener net.Listener) error {
 	s.log.Info("stopping", "timeout", stopTimeout.String())
 	s.stopping.Store(true)
 	signal.Reset(os.Interrupt, syscall.SIGTERM)
@@ -529,6 +534,8 @@ func (s *server) stop(web *http.Server) error {
 	defer cancel()
 	if !s.config.dev {
 		time.Sleep(drainTime)
+		ignoreNewConnections(listener)
+		time.Sleep(handshakeTime)
 	}
 	if err := web.Shutdown(ctx); err != nil {
 		web.Close()

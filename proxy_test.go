@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
 	"flag"
 	"fmt"
@@ -22,7 +23,25 @@ import (
 var throughNginx = flag.Bool("through-nginx", false, "send the tests' requests through nginx")
 
 // facing are the tests whose servers stay without nginx, and why.
-var facing = map[string]string{}
+var facing = func() map[string]string {
+	tests := map[string]string{}
+	for why, names := range map[string]string{
+		"they claim to come from elsewhere, by X-Forwarded-For or a plain connection": "TestWhereRequestsComeFrom TestRequestsOfOneCallerAreLimited TestOtherProcessesLearnWhatWasGivenWithoutRedis " +
+			"TestAttackSignIn TestPlainHTTPIsRefusedWhereTheServiceIsHTTPS TestAttackBrowser",
+		"nginx itself refuses paths that hold NUL or lead out of the root, methods in small letters and TRACE": "TestAttackQueries TestAttackRights TestDashboardPageIsStaticAndLetsNothingElseIn TestTasksAnswerToTheirRef",
+		"nginx itself refuses a header that it knows, given twice or too long":                                 "TestOwnAccount TestFuzzedRequests TestAttackJWT",
+		"dev mode shows its mails only without a proxy":                                                        "TestAttackJSON",
+		"nginx makes new request ids":                                                                          "TestRequestIDs",
+		"it is nginx whom Connection is for":                                                                   "TestStoppingServersSendTheirClientsElsewhere",
+		"it is nginx whom X-Accel-Buffering is for":                                                            "TestStreamsInHTTP",
+		"half an answer that nginx did not begin is 502":                                                       "TestHandlersThatFail",
+	} {
+		for name := range strings.FieldsSeq(names) {
+			tests[name] = why
+		}
+	}
+	return tests
+}()
 
 var proxyPort atomic.Int64
 
@@ -47,6 +66,15 @@ func (ts *testServer) proxied(t testing.TB) {
 	conf, err := os.ReadFile("deploy/nginx.conf")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, change := range [][2]string{ // what deploy/check tests
+		{"rate=300r/s", "rate=100000r/s"},              // tests come in floods
+		{"^/(metrics|debug|dev)(/|$)", "^/debug(/|$)"}, // and look at what operators see
+	} {
+		if !bytes.Contains(conf, []byte(change[0])) {
+			t.Fatalf("deploy/nginx.conf has no %s", change[0])
+		}
+		conf = bytes.Replace(conf, []byte(change[0]), []byte(change[1]), 1)
 	}
 	site := "access_log off;\nupstream taskflow { server " + ts.http.Listener.Addr().String() + "; keepalive 16; keepalive_timeout 2s; }\n"
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {

@@ -445,7 +445,10 @@ func TestEveryRouteForEveryRole(t *testing.T) {
 			t.Errorf("%s has no sample in this test", rt.pattern)
 			continue
 		}
-		method, _, _ := strings.Cut(rt.pattern, " ")
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		if isFaced(t) && strings.HasPrefix(path, "/dev/") {
+			continue // only for who asks from this machine without a proxy
+		}
 		sc.run(rt.pattern, func(t *testing.T) {
 			for _, role := range roles {
 				sc.callAs(role.name, role.c, rt.who, method, make)

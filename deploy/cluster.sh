@@ -279,8 +279,8 @@ start() {
     done
 }
 
-# roll ends each process in turn and waits until another has taken its place and is ready. It leaves
-# nginx the time to use that again before the next one goes.
+# roll ends each process in turn and waits until another has taken its place and is ready. Between the two
+# api processes it leaves nginx the time to use the first again.
 roll() {
     local name old new
     [[ -s $dir/run/nginx ]] || die "no cluster runs in $dir"
@@ -295,7 +295,7 @@ roll() {
         done
         ((i < 1200)) || die "$name does not get ready; see $dir/log/$name"
         echo "cluster: $name was started again"
-        [[ $name != api_* ]] || sleep 2.5
+        [[ $name != api_1 ]] || sleep 2.5
     done
 }
 

@@ -424,13 +424,12 @@ func (c *cluster) rollUnderLoad(ada, bob, bobID, project string) {
 	}
 	stop := make(chan struct{})
 	all.Go(func() {
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
+		began := time.Now()
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
-			case <-tick.C:
+			case <-time.After(time.Until(began.Add(time.Duration(i) * time.Second / 200))): // also where it is late
 			}
 			all.Go(func() {
 				task, method, path, body, want := tasks[i%10], "GET", "", "", 200
