@@ -16,8 +16,6 @@ SHELL := /bin/sh
 VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RECORD = .exchanges.jsonl
 
-# tests of the API that also run through nginx in each check: every route, lists, cards, files, streams, repetitions
-PROXIED = ^Test(EveryRouteForEveryRole|Cursors|Comments|IdempotencyKeys|FilesGoWithTheirTask|AttachmentsInABucket|Streams(LoseAndRepeatNothing|FollowRights)|MovingTasks|ListingTasks|PatchingATask|Subtasks)
 
 # program:package (or program|program:package+package), as Debian and Ubuntu name them
 SERVERS = initdb:postgresql redis-server:redis-server
@@ -69,7 +67,6 @@ check: go
 	go vet ./...
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 	@$(MAKE) --no-print-directory check-deploy ARGS=
-	@$(MAKE) --no-print-directory test-proxy ARGS="-run '$(PROXIED)'"
 	@$(MAKE) --no-print-directory test ARGS=
 
 check-deploy: go
