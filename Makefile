@@ -16,7 +16,6 @@ SHELL := /bin/sh
 VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RECORD = .exchanges.jsonl
 
-
 # program:package (or program|program:package+package), as Debian and Ubuntu name them
 SERVERS = initdb:postgresql redis-server:redis-server
 CHECKERS = nginx:nginx openssl:openssl promtool:prometheus systemd-analyze:systemd
@@ -48,12 +47,13 @@ test-proxy: go
 	@$(call need,$(SERVERS) nginx:nginx)
 	go test -timeout 20m . -through-nginx $(ARGS)
 
-# A whole run that passes leaves the record of every request and answer, for e2e.
+# A whole run that passes leaves the record of every request and answer, for e2e. Four tests run at once, as
+# many of them wait.
 test: go
 	@$(call need,$(SERVERS) $(COMPILER))
 ifeq ($(ARGS),)
 	@rm -f $(RECORD).new
-	TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD).new' go test -race -shuffle=on -timeout 20m ./...
+	TASKFLOW_EXCHANGES='$(CURDIR)/$(RECORD).new' go test -race -shuffle=on -parallel 4 -timeout 20m ./...
 	@mv $(RECORD).new $(RECORD)
 else
 	go test -race -shuffle=on $(ARGS) ./...
