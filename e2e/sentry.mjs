@@ -8,7 +8,8 @@ const [file, job] = process.argv.slice(2);
 const [headers, items] = parseEnvelope(new Uint8Array(await readFile(file)));
 assert.match(headers.event_id, /^[0-9a-f]{32}$/);
 assert.equal(items.length, 1);
-const [about, event] = items[0];
+const [about, payload] = items[0];
+const event = JSON.parse(new TextDecoder().decode(payload)); // as many bytes as its headers say
 assert.equal(about.type, "event");
 assert.equal(event.event_id, headers.event_id);
 assert.equal(event.tags.job, job);

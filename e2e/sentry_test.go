@@ -24,11 +24,12 @@ func TestErrorReportsAreReadBySentrysLibrary(t *testing.T) {
 	}))
 	defer collector.Close()
 	startService(t, "SENTRY_DSN="+strings.Replace(collector.URL, "://", "://key@", 1)+"/42")
-	const job = "0199a420-3b57-7d6c-8f02-96e4a1d7c35b"
-	insert := `INSERT INTO jobs (id, kind, payload) VALUES ('` + job + `', 'notification.fanout', '"not what it should be"')`
-	if out, err := exec.CommandContext(t.Context(), psql(t), "-d", databaseOf(t), "-c", insert).CombinedOutput(); err != nil {
-		t.Fatalf("psql: %v\n%s", err, out)
+	insert := `INSERT INTO jobs (id, kind, payload) VALUES (uuid_v7(), 'notification.fanout', '"not what it should be"') RETURNING id`
+	out, err := exec.CommandContext(t.Context(), psql(t), "-d", databaseOf(t), "-qAt", "-c", insert).Output()
+	if err != nil {
+		t.Fatalf("psql: %v", err)
 	}
+	job := strings.TrimSpace(string(out))
 	select {
 	case report := <-reports:
 		file := filepath.Join(t.TempDir(), "envelope")
