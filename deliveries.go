@@ -20,9 +20,11 @@ import (
 //
 // What is due becomes jobs, a few of each webhook and of each host at a time, so that a receiver that is
 // slow, or has been away, fills neither the queue nor the workers, however many webhooks lead to it. Those
-// in trouble count by themselves, so that one that fails does not slow others at a host that many use. A job is one attempt; its outcome is its effect. An
-// attempt whose outcome was lost is made again: a receiver gets each event at least once, with the same
-// webhook-id. The order in which events arrive is not promised.
+// in trouble count by themselves, so that one that fails does not slow others at a host that many use.
+//
+// A job is one attempt; its outcome is its effect. An attempt whose outcome was lost is made again: a
+// receiver gets each event at least once, with the same webhook-id. The order in which events arrive is
+// not promised.
 const (
 	deliveryPoll   = time.Second            // between looks at what other processes have written, and at what has become due
 	deliveryGather = 20 * time.Millisecond  // between looks while there is something to do

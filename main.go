@@ -20,7 +20,7 @@
 //	keptmails.go  dev mode's mails, to be read in a browser
 //	noticemails.go  mails of what is in inboxes: as it happens, and digests
 //	unsubscribe.go  turning those off, by a link
-//	emf.go       the same for CloudWatch, of a few figures
+//	emf.go       a few figures of a process, for CloudWatch
 //	monitoring.go what a process tells of itself, to Prometheus
 //	web.go       pages, and the files that they load
 //	health.go    alive and ready
